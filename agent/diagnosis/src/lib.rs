@@ -1,0 +1,3 @@
+//! The pure half of `rung`: what was observed goes in, findings with their causes come out.
+
+pub mod mode;

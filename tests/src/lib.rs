@@ -1,0 +1,1 @@
+//! Fault lab, end-to-end tests and benchmarks.
