@@ -1,1 +1,5 @@
 //! Probes of the running host, and the pipeline from them to a report.
+
+pub mod bpf;
+pub mod clock;
+pub mod syscalls;
