@@ -1,3 +1,4 @@
 //! The pure half of `rung`: what was observed goes in, findings with their causes come out.
 
+pub mod handbook;
 pub mod mode;
