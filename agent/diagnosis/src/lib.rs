@@ -1,4 +1,5 @@
 //! The pure half of `rung`: what was observed goes in, findings with their causes come out.
 
+pub mod handbook;
 pub mod mode;
 pub mod observation;
