@@ -2,4 +2,5 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod engine;
 pub mod syscalls;

@@ -108,8 +108,6 @@ impl BpfSource {
             Err(error) => {
                 load(&mut ebpf, "iter_task_plain", "task", &btf)
                     .map_err(|error| refused("the kernel refused the task iterator", &error))?;
-                    eprintln!("{error:?}");
-                }
                 Some(reason(&error))
             }
         };
