@@ -1,0 +1,116 @@
+//! Who takes part in a finding, as text.
+
+use rung_diagnosis::finding::{Finding, Other, Role, Subject};
+
+use crate::page::Page;
+use crate::wrap::shorten;
+
+/// Parties up to this number get a line each; more are folded by role and name.
+const SINGLY: usize = 6;
+/// Ids named in a fold.
+const IDS: usize = 5;
+/// Folds shown.
+const FOLDS: usize = 8;
+/// Columns of the culprit's command line.
+const COMMAND: usize = 200;
+/// Columns of another party's command line.
+const OTHERS_COMMAND: usize = 60;
+
+/// A process or thread, such as `sleep pid 4242`. A name with blanks is quoted, so that it cannot pose as more.
+pub(crate) fn who(subject: &Subject) -> String {
+    let name = match subject.comm.as_str() {
+        "" => String::new(),
+        comm if comm.contains(char::is_whitespace) => format!("\"{comm}\" "),
+        comm => format!("{comm} "),
+    };
+    let thread = match subject.tid {
+        Some(tid) if tid != subject.pid => format!(" thread {tid}"),
+        _ => String::new(),
+    };
+    format!("{name}pid {}{thread}", subject.pid)
+}
+
+/// The culprit, with command line and control group.
+pub(super) fn culprit(subject: &Subject) -> String {
+    let mut text = who(subject);
+    if let Some(command) = &subject.command {
+        text.push_str(&format!("   {}", shorten(command, COMMAND)));
+    }
+    if let Some(cgroup) = &subject.cgroup {
+        text.push_str(&format!("   cgroup {cgroup}"));
+    }
+    text
+}
+
+/// The other parties: first those who wait, then the rest.
+pub(super) fn write_others(page: &mut Page<'_>, finding: &Finding) {
+    let waits = |other: &&Other| {
+        let id = other.party.tid.unwrap_or(other.party.pid);
+        other.role == Role::Waiter || finding.chain.iter().any(|link| link.thread == id)
+    };
+    let (waiting, involved): (Vec<&Other>, Vec<&Other>) = finding.others.iter().partition(waits);
+    write_group(page, "waiting", &waiting);
+    write_group(page, "involved", &involved);
+}
+
+fn write_group(page: &mut Page<'_>, label: &str, others: &[&Other]) {
+    let lines: Vec<String> = if others.len() <= SINGLY {
+        others.iter().map(|other| single(other)).collect()
+    } else {
+        fold(others)
+    };
+    for (index, line) in lines.iter().enumerate() {
+        if index == 0 {
+            page.row(label, line);
+        } else {
+            page.more(line);
+        }
+    }
+}
+
+fn single(other: &Other) -> String {
+    let mut text = format!("{} ({})", who(&other.party), other.role);
+    let command = other
+        .party
+        .command
+        .as_deref()
+        .filter(|command| *command != other.party.comm);
+    if let Some(command) = command {
+        text.push_str(&format!("   {}", shorten(command, OTHERS_COMMAND)));
+    }
+    text
+}
+
+fn fold(others: &[&Other]) -> Vec<String> {
+    let mut groups: Vec<(Role, &str, Vec<u32>)> = Vec::new();
+    for other in others {
+        let (role, comm) = (other.role, other.party.comm.as_str());
+        let id = other.party.tid.unwrap_or(other.party.pid);
+        match groups.iter_mut().find(|group| (group.0, group.1) == (role, comm)) {
+            Some(group) => group.2.push(id),
+            None => groups.push((role, comm, vec![id])),
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.2.len()));
+    let mut lines: Vec<String> = groups
+        .iter()
+        .take(FOLDS)
+        .map(|(role, comm, ids)| format!("{} {comm} ({role}): {}", ids.len(), ids_in_short(ids)))
+        .collect();
+    if groups.len() > FOLDS {
+        let more: usize = groups[FOLDS..].iter().map(|group| group.2.len()).sum();
+        lines.push(format!("and {more} more under other names"));
+    }
+    lines
+}
+
+/// The first few ids and how many more there are.
+pub(super) fn ids_in_short(ids: &[u32]) -> String {
+    let named: Vec<String> = ids.iter().take(IDS).map(u32::to_string).collect();
+    let more = ids.len().saturating_sub(IDS);
+    if more == 0 {
+        named.join(", ")
+    } else {
+        format!("{} and {more} more", named.join(", "))
+    }
+}
