@@ -211,7 +211,7 @@ mod tests {
     fn says_what_is_seen_and_what_would_help() {
         let text = render(&checkup(), &Screen::plain());
         for part in [
-            "3 of 4 failure modes can be seen, by /proc.",
+            "2 of 4 failure modes can be seen, by /proc.",
             "- BPF iterators: cannot be used\n      why: CAP_BPF is missing\n      remedy: run it as root",
             "- /proc: in use",
             "- fill of pipes: not seen",

@@ -42,13 +42,18 @@ pub fn parse(given: &str) -> Result<Duration, String> {
 pub fn words(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let whole = seconds.round() as u64;
-    match whole {
-        _ if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
-        _ if seconds < 9.95 => format!("{} s", decimal(seconds)),
-        ..120 => format!("{whole} s"),
-        ..3600 => format!("{} min", whole / 60),
-        ..86_400 => two(whole / 3600, "h", whole % 3600 / 60, "min"),
-        _ => two(whole / 86_400, "d", whole % 86_400 / 3600, "h"),
+    if seconds < 0.9995 {
+        format!("{:.0} ms", seconds * 1000.0)
+    } else if seconds < 9.95 {
+        format!("{} s", decimal(seconds))
+    } else if whole < 120 {
+        format!("{whole} s")
+    } else if whole < 3600 {
+        format!("{} min", whole / 60)
+    } else if whole < 86_400 {
+        two(whole / 3600, "h", whole % 3600 / 60, "min")
+    } else {
+        two(whole / 86_400, "d", whole % 86_400 / 3600, "h")
     }
 }
 

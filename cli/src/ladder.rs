@@ -43,7 +43,7 @@ fn render(ladder: &Ladder, screen: &Screen) -> String {
         page.term(2, &format!("{}  {}", rung.number(), rung.title()), "");
         page.paragraph(5, &format!("{} {}", step.adds, step.breaks));
         for mode in Mode::ALL.iter().filter(|mode| mode.rung() == rung) {
-            page.item(5, &format!("{:<20}", mode.id()), mode.title());
+            page.item(5, &format!("{:<21}", mode.id()), mode.title());
         }
     }
     page.heading("HOW TO FIND THE RUNG OF A FAULT");

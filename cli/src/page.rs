@@ -94,7 +94,9 @@ impl<'a> Page<'a> {
 
     /// A term, and its wrapped explanation on the same line and, further in, below.
     pub(crate) fn term(&mut self, indent: usize, term: &str, text: &str) {
-        self.hanging(indent, term, indent + 4, text, Style::Heading, Style::Plain);
+        // A term of three letters would stand too close to its explanation.
+        let hang = indent + if columns(term) == 3 { 5 } else { 4 };
+        self.hanging(indent, term, hang, text, Style::Heading, Style::Plain);
     }
 
     /// A numbered list.
