@@ -25,7 +25,7 @@ Exit status:
   2  rung could not do its work; the reason is on standard error
 
 Environment:
-  NO_COLOR  no colours, whatever its value
+  NO_COLOR  no colours, if it is set and not empty
   RUNG_LOG  log to standard error, as in RUNG_LOG=debug";
 
 /// Tells who waits for whom on a misbehaving Linux host, and on which rung the cause stands.
@@ -35,7 +35,7 @@ Environment:
 /// `rung doctor` says what it can see here.
 #[derive(Debug, Parser)]
 #[command(name = "rung", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
-#[command(max_term_width = 100)]
+#[command(max_term_width = 80)]
 pub struct CommandLine {
     /// Options of `diagnose`, if there is no command.
     #[command(flatten)]

@@ -52,8 +52,15 @@ impl Console<'_> {
     ///
     /// If it cannot be written.
     pub fn print(&mut self, text: &str) -> io::Result<()> {
-        self.output.write_all(text.as_bytes())?;
-        self.output.flush()
+        let written = self
+            .output
+            .write_all(text.as_bytes())
+            .and_then(|()| self.output.flush());
+        written.map_err(|error| {
+            let text =
+                format!("cannot write to standard output: {error}; send it elsewhere or make room there");
+            io::Error::new(error.kind(), text)
+        })
     }
 
     /// Writes an object as JSON to standard output.

@@ -54,7 +54,7 @@ pub fn present(
             failed = console.print(&report::first(first, &request, &screen));
             printed = Some(first.clone());
         }
-        Progress::First(_) => {}
+        Progress::First(first) => meter.calm = first.findings.is_empty(),
         Progress::Elapsed { elapsed, window } => {
             if watched {
                 meter.show(console.errors, elapsed, window);
@@ -64,7 +64,7 @@ pub fn present(
     let looked = look(&request, &mut progress);
     meter.wipe(console.errors);
     let last = looked?;
-    failed.context("cannot write to standard output; is the disk full?")?;
+    failed?;
     match (args.format, &printed) {
         (Format::Json, _) => console.print_json(&last)?,
         (Format::Human, Some(first)) => console.print(&report::rest(first, &last, &request, &screen))?,
@@ -76,14 +76,18 @@ pub fn present(
 /// The line on standard error that says how long it will take.
 #[derive(Default)]
 struct Meter {
+    /// Columns that it takes now.
     columns: usize,
+    /// Whether the first picture showed nothing, which is not printed before the end.
+    calm: bool,
 }
 
 impl Meter {
     fn show(&mut self, errors: &mut dyn Write, elapsed: Duration, window: Duration) {
         let left = window.saturating_sub(elapsed).as_secs_f64();
+        let so_far = if self.calm { "nothing stuck so far; " } else { "" };
         let text = format!(
-            "watching {} for rates: {left:.1} s left",
+            "{so_far}watching {} for rates: {left:.1} s left",
             duration::words(window.as_secs_f64())
         );
         let padding = self.columns.saturating_sub(text.len());

@@ -34,7 +34,6 @@ use screen::Screen;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    start_log();
     let mut input = io::stdin().lock();
     let mut output = UntilClosed::new(io::stdout().lock());
     let mut errors = UntilClosed::new(io::stderr());
@@ -46,6 +45,10 @@ pub fn main() -> ExitCode {
         errors_are_watched: io::stderr().is_terminal(),
         screen: Screen::of_stdout(),
     };
+    if let Err(message) = start_log() {
+        let _ = writeln!(console.errors, "rung: {message}");
+        return Status::Failed.into();
+    }
     run(std::env::args_os(), &mut console).into()
 }
 
@@ -66,6 +69,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>, console: &mut Console<'_>)
 }
 
 fn dispatch(line: CommandLine, console: &mut Console<'_>) -> anyhow::Result<Status> {
+    tracing::debug!(?line, "parsed");
     match line.command.unwrap_or(Command::Diagnose(line.diagnose)) {
         Command::Diagnose(args) => diagnose::run(&args, console),
         Command::Why(args) => why::run(&args, console),
@@ -104,15 +108,18 @@ fn usage(error: &clap::Error, console: &mut Console<'_>) -> Status {
 }
 
 /// Logs to standard error what `RUNG_LOG` asks for; nothing by default.
-fn start_log() {
-    let filter = EnvFilter::builder().with_env_var("RUNG_LOG").from_env_lossy();
-    let wanted = std::env::var_os("RUNG_LOG").is_some_and(|value| !value.is_empty());
-    if wanted {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .log_internal_errors(false)
-            .init();
-    }
+fn start_log() -> Result<(), String> {
+    let Some(directives) = std::env::var_os("RUNG_LOG").filter(|value| !value.is_empty()) else {
+        return Ok(());
+    };
+    let filter = EnvFilter::builder()
+        .parse(directives.to_string_lossy())
+        .map_err(|error| format!("RUNG_LOG is not understood: {error}; write it as in RUNG_LOG=debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .init();
+    Ok(())
 }

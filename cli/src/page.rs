@@ -6,7 +6,7 @@ use crate::screen::{Screen, Style};
 use crate::wrap::{columns, visible, wrap, wrap_command};
 
 /// The column at which the values of labelled rows start.
-const VALUES: usize = 14;
+pub(crate) const VALUES: usize = 14;
 
 /// A page being written.
 #[derive(Debug)]
@@ -30,7 +30,10 @@ impl<'a> Page<'a> {
     }
 
     /// The text so far, with a line break at the end of every line.
-    pub(crate) fn finish(self) -> String {
+    pub(crate) fn finish(mut self) -> String {
+        if self.text.ends_with("\n\n") {
+            self.text.pop();
+        }
         self.text
     }
 

@@ -41,19 +41,13 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     let mut used = 0;
-    let mut blanks = 0;
-    for word in text.split(' ') {
-        if word.is_empty() {
-            blanks += 1;
-            continue;
-        }
+    for (blanks, word) in words(text) {
         let room = if lines.is_empty() { first } else { rest };
         let gap = if line.is_empty() { 0 } else { blanks };
-        blanks = 1;
-        let wide = columns(word);
+        let wide = columns(&word);
         if used + gap + wide <= room {
             line.extend(std::iter::repeat_n(' ', gap));
-            line.push_str(word);
+            line.push_str(&word);
             used += gap + wide;
             continue;
         }
@@ -76,6 +70,47 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// Columns of a quoted command that is not broken.
+const QUOTED: usize = 44;
+
+/// The words of a text with the number of blanks before each. A short command in backquotes is one word, and so are
+/// a number and its unit: nobody should have to put those together again.
+fn words(text: &str) -> Vec<(usize, String)> {
+    let mut words: Vec<(usize, String)> = Vec::new();
+    let mut blanks = 0;
+    let mut quoted = false;
+    for word in text.split(' ') {
+        if word.is_empty() {
+            blanks += 1;
+            continue;
+        }
+        let quotes = word.matches('`').count() % 2 == 1;
+        match words.last_mut() {
+            Some((_, last))
+                if (quoted && columns(last) + columns(word) < QUOTED)
+                    || (blanks == 1 && is_unit_of(last, word)) =>
+            {
+                last.extend(std::iter::repeat_n(' ', blanks));
+                last.push_str(word);
+                quoted ^= quotes;
+            }
+            _ => {
+                words.push((blanks, word.to_owned()));
+                quoted = quotes;
+            }
+        }
+        blanks = 1;
+    }
+    words
+}
+
+fn is_unit_of(number: &str, word: &str) -> bool {
+    let unit = word.trim_end_matches([',', ';', '.', ':', ')']);
+    number.ends_with(|c: char| c.is_ascii_digit())
+        && number.len() <= 12
+        && matches!(unit, "ms" | "s" | "min" | "h" | "d")
 }
 
 /// Cuts a text to at most so many columns, with `...` at the end if something was cut.
@@ -150,6 +185,12 @@ mod tests {
         assert_eq!(wrap("abcdefgh ij", 4, 4), ["abcd", "efgh", "ij"]);
         assert_eq!(wrap("a   b", 10, 10), ["a   b"]);
         assert_eq!(wrap("", 10, 10), [""]);
+        assert_eq!(
+            wrap("run `rung --for 5s` now", 16, 16),
+            ["run", "`rung --for 5s`", "now"]
+        );
+        assert_eq!(wrap("an odd ` is", 6, 6), ["an odd", "` is"]);
+        assert_eq!(wrap("within 5 s", 8, 8), ["within", "5 s"]);
         assert_eq!(wrap("日本語", 4, 4), ["日本", "語"]);
     }
 

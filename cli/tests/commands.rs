@@ -269,3 +269,41 @@ fn the_program_survives_a_closed_pipe() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line:?}");
     }
 }
+
+#[test]
+fn a_full_disk_is_told() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("/dev/full is there");
+    let output = Command::new(env!("CARGO_BIN_EXE_rung"))
+        .arg("ladder")
+        .stdout(full)
+        .output()
+        .expect("rung starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        errors.starts_with("rung: cannot write to standard output: "),
+        "{errors}"
+    );
+}
+
+#[test]
+fn logs_go_to_standard_error_if_asked_for() {
+    let run = |filter: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rung"));
+        command
+            .arg("schema")
+            .env("RUNG_LOG", filter)
+            .output()
+            .expect("rung starts")
+    };
+    let output = run("debug");
+    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("parsed"));
+    assert!(run("").stderr.is_empty());
+    let output = run("=/=");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("rung: RUNG_LOG is not understood"));
+}

@@ -50,6 +50,14 @@ pub(crate) fn list(names: &[&str], most: usize) -> String {
 
 /// Writes the coverage in short.
 pub(super) fn write(page: &mut Page<'_>, coverage: &[Coverage]) {
+    if coverage.is_empty() {
+        page.term(
+            0,
+            "COVERAGE",
+            "unknown: the report does not say what was looked for",
+        );
+        return;
+    }
     let count = |status: Status| coverage.iter().filter(|entry| entry.status == status).count();
     let counts: Vec<String> = [
         (Status::Observed, "found"),

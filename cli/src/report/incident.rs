@@ -8,16 +8,14 @@ use rung_diagnosis::report::Report;
 
 use super::forest::Tree;
 use super::{guidance, parties};
-use crate::page::Page;
+use crate::page::{Page, VALUES};
 use crate::screen::Style;
 use crate::{chain, duration};
 
 /// Facts shown; the others are counted.
 const FACTS: usize = 8;
 /// Symptoms shown; the others are counted by mode.
-const SYMPTOMS: usize = 8;
-/// The column at which values start, as in [`Page::row`].
-const VALUES: usize = 14;
+const SYMPTOMS: usize = 5;
 
 /// Writes an incident in full. `advised` remembers in which incident a mode's advice was printed, so that it is
 /// printed once.
@@ -39,7 +37,7 @@ pub(super) fn write(
     if let Some(since) = since(root) {
         page.row("since", &since);
     }
-    page.row("culprit", &parties::culprit(&root.subject));
+    parties::write_culprit(page, &root.subject);
     parties::write_others(page, root);
     write_chain(page, root);
     write_evidence(page, root);
@@ -74,9 +72,14 @@ fn title(page: &mut Page<'_>, number: Option<usize>, root: &Finding) {
         Severity::Warning => Style::Warning,
         Severity::Notice => Style::Notice,
     };
+    let what = if root.cause.is_none() {
+        "ROOT CAUSE"
+    } else {
+        "SYMPTOM"
+    };
     let left = match number {
-        Some(number) => format!("{number}. ROOT CAUSE"),
-        None => "ROOT CAUSE".to_owned(),
+        Some(number) => format!("{number}. {what}"),
+        None => what.to_owned(),
     };
     let rung = format!("rung {} {dot} {}", root.rung.number(), root.rung.title());
     let right = format!("{} {dot} {}", root.severity, root.confidence);

@@ -2,8 +2,8 @@
 
 use rung_diagnosis::finding::{Finding, Other, Role, Subject};
 
-use crate::page::Page;
-use crate::wrap::shorten;
+use crate::page::{Page, VALUES};
+use crate::wrap::{columns, shorten, visible};
 
 /// Parties up to this number get a line each; more are folded by role and name.
 const SINGLY: usize = 6;
@@ -11,8 +11,8 @@ const SINGLY: usize = 6;
 const IDS: usize = 5;
 /// Folds shown.
 const FOLDS: usize = 8;
-/// Columns of the culprit's command line.
-const COMMAND: usize = 200;
+/// Columns of the culprit's command line, and of its control group.
+const LONGEST: usize = 200;
 /// Columns of another party's command line.
 const OTHERS_COMMAND: usize = 60;
 
@@ -24,22 +24,33 @@ pub(crate) fn who(subject: &Subject) -> String {
         comm => format!("{comm} "),
     };
     let thread = match subject.tid {
-        Some(tid) if tid != subject.pid => format!(" thread {tid}"),
-        _ => String::new(),
+        Some(tid) => format!(" thread {tid}"),
+        None => String::new(),
     };
     format!("{name}pid {}{thread}", subject.pid)
 }
 
-/// The culprit, with command line and control group.
-pub(super) fn culprit(subject: &Subject) -> String {
-    let mut text = who(subject);
-    if let Some(command) = &subject.command {
-        text.push_str(&format!("   {}", shorten(command, COMMAND)));
+/// The culprit, with command line and control group: on one line if they fit, else a row each.
+pub(super) fn write_culprit(page: &mut Page<'_>, subject: &Subject) {
+    let who = who(subject);
+    let command = subject
+        .command
+        .as_deref()
+        .map(|command| shorten(command, LONGEST));
+    let cgroup = subject.cgroup.as_deref().map(|cgroup| shorten(cgroup, LONGEST));
+    let mut line = who.clone();
+    line.extend(command.iter().map(|command| format!("   {command}")));
+    line.extend(cgroup.iter().map(|cgroup| format!("   cgroup {cgroup}")));
+    if columns(&visible(&line)) + VALUES <= page.screen().width {
+        page.row("culprit", &line);
+        return;
     }
-    if let Some(cgroup) = &subject.cgroup {
-        text.push_str(&format!("   cgroup {cgroup}"));
+    page.row("culprit", &who);
+    for (label, value) in [("command", command), ("cgroup", cgroup)] {
+        if let Some(value) = value {
+            page.row(label, &value);
+        }
     }
-    text
 }
 
 /// The other parties: first those who wait, then the rest.

@@ -17,14 +17,14 @@ use rung_diagnosis::report::{
 };
 
 /// What a command wrote and ended with.
-pub struct Ran {
-    pub status: Status,
-    pub output: String,
-    pub errors: String,
+pub(crate) struct Ran {
+    pub(crate) status: Status,
+    pub(crate) output: String,
+    pub(crate) errors: String,
 }
 
 /// Runs something in a console that reads `input`, which is no terminal.
-pub fn within(input: &str, act: impl FnOnce(&mut Console<'_>) -> Status) -> Ran {
+pub(crate) fn within(input: &str, act: impl FnOnce(&mut Console<'_>) -> Status) -> Ran {
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut input = BufReader::new(input.as_bytes().take(1 << 20));
     let status = act(&mut Console {
@@ -43,14 +43,14 @@ pub fn within(input: &str, act: impl FnOnce(&mut Console<'_>) -> Status) -> Ran 
 }
 
 /// Runs a command line.
-pub fn rung(line: &str, input: &str) -> Ran {
+pub(crate) fn rung(line: &str, input: &str) -> Ran {
     let words = std::iter::once("rung")
         .chain(line.split_whitespace())
         .map(OsString::from);
     within(input, |console| rung_cli::run(words, console))
 }
 
-pub fn subject(pid: u32, comm: &str) -> Subject {
+pub(crate) fn subject(pid: u32, comm: &str) -> Subject {
     Subject {
         pid,
         tid: None,
@@ -61,11 +61,11 @@ pub fn subject(pid: u32, comm: &str) -> Subject {
     }
 }
 
-pub fn other(role: Role, party: Subject) -> Other {
+pub(crate) fn other(role: Role, party: Subject) -> Other {
     Other { role, party }
 }
 
-pub fn link(thread: u32, comm: &str, waits: &str, on: Option<u32>, ends: Option<&str>) -> ChainLink {
+pub(crate) fn link(thread: u32, comm: &str, waits: &str, on: Option<u32>, ends: Option<&str>) -> ChainLink {
     ChainLink {
         thread,
         comm: comm.into(),
@@ -75,11 +75,11 @@ pub fn link(thread: u32, comm: &str, waits: &str, on: Option<u32>, ends: Option<
     }
 }
 
-pub fn fact(signal: &str, value: impl Into<Value>, unit: &str) -> Evidence {
+pub(crate) fn fact(signal: &str, value: impl Into<Value>, unit: &str) -> Evidence {
     Evidence::new(signal, value, unit, Source::BpfIter)
 }
 
-pub fn finding(mode: Mode, subject: Subject, summary: &str) -> Finding {
+pub(crate) fn finding(mode: Mode, subject: Subject, summary: &str) -> Finding {
     Finding {
         id: format!("{mode}:{}:1", subject.pid),
         mode,
@@ -99,7 +99,7 @@ pub fn finding(mode: Mode, subject: Subject, summary: &str) -> Finding {
 }
 
 /// A pipe whose reader sleeps.
-pub fn pipe_stall() -> Finding {
+pub(crate) fn pipe_stall() -> Finding {
     let mut sleep = subject(4242, "sleep");
     sleep.command = Some("sleep 300".into());
     sleep.cgroup = Some("/user.slice".into());
@@ -125,7 +125,7 @@ pub fn pipe_stall() -> Finding {
 }
 
 /// A symptom of the pipe.
-pub fn contention(pid: u32, cause: &str) -> Finding {
+pub(crate) fn contention(pid: u32, cause: &str) -> Finding {
     Finding {
         severity: Severity::Warning,
         confidence: Confidence::Likely,
@@ -140,7 +140,7 @@ pub fn contention(pid: u32, cause: &str) -> Finding {
 }
 
 /// Two threads that wait for each other's mutexes.
-pub fn deadlock() -> Finding {
+pub(crate) fn deadlock() -> Finding {
     let thread = |tid| Subject {
         tid: Some(tid),
         ..subject(4224, "abba")
@@ -164,7 +164,7 @@ pub fn deadlock() -> Finding {
     }
 }
 
-pub fn notice(pid: u32, comm: &str) -> Finding {
+pub(crate) fn notice(pid: u32, comm: &str) -> Finding {
     Finding {
         severity: Severity::Notice,
         confidence: Confidence::Suspected,
@@ -177,7 +177,7 @@ pub fn notice(pid: u32, comm: &str) -> Finding {
 }
 
 /// Every mode is found, or has what a source without sockets says of it.
-pub fn coverage(findings: &[Finding]) -> Vec<Coverage> {
+pub(crate) fn coverage(findings: &[Finding]) -> Vec<Coverage> {
     let entry = |&mode: &Mode| {
         let found = findings.iter().any(|finding| finding.mode == mode);
         let (status, why, remedy, needs_seconds) = match (found, mode.rung().number(), mode) {
@@ -210,7 +210,7 @@ pub fn coverage(findings: &[Finding]) -> Vec<Coverage> {
     Mode::ALL.iter().map(entry).collect()
 }
 
-pub fn report(findings: Vec<Finding>) -> Report {
+pub(crate) fn report(findings: Vec<Finding>) -> Report {
     Report {
         schema: SCHEMA.into(),
         host: HostFacts {
