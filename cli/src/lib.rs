@@ -10,6 +10,7 @@ pub mod diagnose;
 mod doctor;
 pub mod duration;
 pub mod explain;
+mod grouping;
 mod ladder;
 pub mod names;
 mod page;

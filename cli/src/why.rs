@@ -11,11 +11,16 @@ use crate::args::{Format, WhyArgs};
 use crate::chain;
 use crate::console::{Console, Status};
 use crate::duration;
+use crate::grouping::grouped;
 use crate::page::Page;
 use crate::report::{counted, list, who};
 use crate::screen::{Screen, Style};
 use crate::wrap::shorten;
 
+/// Processes of one name shown; the others are counted.
+const PROCESSES: usize = 50;
+/// Kinds of waits of one process shown; the threads of the others are counted.
+const GROUPS: usize = 40;
 /// Threads named in a group; the others are counted.
 const NAMED: usize = 5;
 /// Columns of a command line.
@@ -42,21 +47,19 @@ pub fn status(waits: &[ThreadWait]) -> Status {
 
 /// The answer as text: one paragraph for each process, one entry for threads that wait alike, the worst first.
 pub fn render(waits: &[ThreadWait], screen: &Screen) -> String {
-    let mut processes: Vec<((u32, u64), Vec<&ThreadWait>)> = Vec::new();
-    for wait in waits {
-        let key = (wait.thread.pid, wait.thread.start_ticks);
-        match processes.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, threads)) => threads.push(wait),
-            None => processes.push((key, vec![wait])),
-        }
-    }
+    let processes = grouped(waits, |wait| (wait.thread.pid, wait.thread.start_ticks));
     let mut page = Page::new(screen);
     if processes.is_empty() {
         page.paragraph(0, "No thread was seen: the process ended while it was looked at.");
     }
-    for (_, threads) in &processes {
+    for threads in processes.iter().take(PROCESSES) {
         page.blank();
         write_process(&mut page, threads);
+    }
+    if processes.len() > PROCESSES {
+        page.blank();
+        let more = processes.len() - PROCESSES;
+        page.paragraph(0, &format!("and {more} more processes; `--format json` has all"));
     }
     page.finish()
 }
@@ -90,15 +93,8 @@ fn write_process(page: &mut Page<'_>, threads: &[&ThreadWait]) {
         page.paragraph(2, &shorten(command, COMMAND));
     }
     write_verdict(page, threads);
-    let mut groups: Vec<(Likeness<'_>, Vec<&ThreadWait>)> = Vec::new();
-    for wait in threads {
-        let key = likeness(wait);
-        match groups.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, alike)) => alike.push(wait),
-            None => groups.push((key, vec![wait])),
-        }
-    }
-    groups.sort_by_key(|(key, _)| std::cmp::Reverse(key.0));
+    let mut groups = grouped(threads.iter().copied(), |wait| likeness(wait));
+    groups.sort_by_key(|alike| std::cmp::Reverse(alike.first().map(|wait| wait.prospect)));
     let names: BTreeMap<u32, &str> = threads
         .iter()
         .map(|wait| {
@@ -108,8 +104,13 @@ fn write_process(page: &mut Page<'_>, threads: &[&ThreadWait]) {
             )
         })
         .collect();
-    for (_, alike) in &groups {
+    for alike in groups.iter().take(GROUPS) {
         write_group(page, alike, &names);
+    }
+    if groups.len() > GROUPS {
+        let more: usize = groups[GROUPS..].iter().map(Vec::len).sum();
+        page.blank();
+        page.paragraph(2, &format!("and {more} more threads; `--format json` has all"));
     }
 }
 

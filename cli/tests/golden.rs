@@ -321,3 +321,36 @@ fn why_folds_threads_that_wait_alike() {
     assert_eq!(why::status(&waits[..3]) as u8, 0);
     assert!(why::render(&[], &Screen::plain()).contains("No thread was seen"));
 }
+
+/// Ten thousand of anything take no noticeable time and fill no more than a few screens.
+#[test]
+fn crowds_are_counted_and_not_listed() {
+    let start = std::time::Instant::now();
+    let crowd = 10_000;
+    let waits: Vec<ThreadWait> = (1..=crowd)
+        .map(|tid| {
+            wait(
+                tid,
+                "t",
+                Prospect::Alive,
+                vec![link(tid, "t", &format!("futex {tid:x}"), Some(tid + 1), None)],
+            )
+        })
+        .collect();
+    let text = why::render(&waits, &Screen::plain());
+    assert!(text.contains("and 9960 more threads"), "{text}");
+
+    let mut root = pipe_stall();
+    root.others = (1..=crowd)
+        .map(|pid| other(Role::Waiter, subject(pid, &format!("w{pid}"))))
+        .collect();
+    let mut findings = vec![root];
+    for pid in 1..=crowd {
+        let cause = findings[findings.len() - 1].id.clone();
+        findings.push(contention(10 + pid, &cause));
+    }
+    findings.extend((1..=crowd).map(|pid| notice(20_000 + pid, &format!("n{pid}"))));
+    let text = whole(&report(findings));
+    assert!(text.lines().count() < 120, "{text}");
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}

@@ -3,6 +3,7 @@
 use rung_diagnosis::report::{Coverage, Status};
 
 use crate::duration;
+use crate::grouping::grouped;
 use crate::page::Page;
 
 /// Modes named for one reason; the others are counted.
@@ -20,22 +21,19 @@ pub(crate) struct Gap<'a> {
 
 /// Groups the entries with a reason that the filter lets pass by reason and remedy, in order of appearance.
 pub(crate) fn gaps(coverage: &[Coverage], wanted: impl Fn(&Coverage) -> bool) -> Vec<Gap<'_>> {
-    let mut gaps: Vec<Gap<'_>> = Vec::new();
-    for entry in coverage.iter().filter(|entry| wanted(entry)) {
-        let (why, remedy) = (
-            entry.why.as_deref().unwrap_or("no reason is given"),
-            entry.remedy.as_deref(),
-        );
-        match gaps.iter_mut().find(|gap| gap.why == why && gap.remedy == remedy) {
-            Some(gap) => gap.modes.push(entry.mode.id()),
-            None => gaps.push(Gap {
-                why,
-                remedy,
-                modes: vec![entry.mode.id()],
-            }),
-        }
-    }
-    gaps
+    let wanted = coverage.iter().filter(|entry| wanted(entry));
+    let reason = |entry: &&Coverage| (entry.why.clone(), entry.remedy.clone());
+    grouped(wanted, reason)
+        .into_iter()
+        .filter_map(|entries| {
+            let first = *entries.first()?;
+            Some(Gap {
+                why: first.why.as_deref().unwrap_or("no reason is given"),
+                remedy: first.remedy.as_deref(),
+                modes: entries.iter().map(|entry| entry.mode.id()).collect(),
+            })
+        })
+        .collect()
 }
 
 /// Names with commas; at most `most`, and how many more.

@@ -1,6 +1,6 @@
 //! Findings as trees: a root cause and, below it, what it explains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rung_diagnosis::finding::{Finding, Severity};
 
@@ -30,39 +30,38 @@ impl<'a> Tree<'a> {
 /// not there, or each other.
 pub(super) fn trees(findings: &[Finding]) -> Vec<Tree<'_>> {
     let ids: BTreeSet<&str> = findings.iter().map(|finding| finding.id.as_str()).collect();
+    let mut explained: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, finding) in findings.iter().enumerate() {
+        if let Some(cause) = &finding.cause {
+            explained.entry(cause).or_default().push(index);
+        }
+    }
     let mut placed = vec![false; findings.len()];
     let mut trees = Vec::new();
     let is_root = |finding: &Finding| finding.cause.as_deref().is_none_or(|cause| !ids.contains(cause));
     // The second pass starts trees at what no root leads to: rings of causes.
-    for pass in [true, false] {
+    for roots_only in [true, false] {
         for (index, root) in findings.iter().enumerate() {
-            if placed[index] || (pass && !is_root(root)) {
+            if placed[index] || (roots_only && !is_root(root)) {
                 continue;
             }
             placed[index] = true;
-            let mut tree = Tree {
-                root,
-                symptoms: Vec::new(),
-            };
-            grow(&mut tree, root, 1, findings, &mut placed);
-            trees.push(tree);
+            let mut symptoms = Vec::new();
+            let mut pending = symptoms_of(root, 1, &explained);
+            while let Some((depth, index)) = pending.pop() {
+                if !std::mem::replace(&mut placed[index], true) {
+                    symptoms.push((depth, &findings[index]));
+                    pending.extend(symptoms_of(&findings[index], depth + 1, &explained));
+                }
+            }
+            trees.push(Tree { root, symptoms });
         }
     }
     trees
 }
 
-fn grow<'a>(
-    tree: &mut Tree<'a>,
-    cause: &Finding,
-    depth: usize,
-    findings: &'a [Finding],
-    placed: &mut [bool],
-) {
-    for (index, finding) in findings.iter().enumerate() {
-        if !placed[index] && finding.cause.as_deref() == Some(cause.id.as_str()) {
-            placed[index] = true;
-            tree.symptoms.push((depth, finding));
-            grow(tree, finding, depth + 1, findings, placed);
-        }
-    }
+/// The depth and the places of what a finding explains directly, the last first.
+fn symptoms_of(cause: &Finding, depth: usize, explained: &BTreeMap<&str, Vec<usize>>) -> Vec<(usize, usize)> {
+    let places = explained.get(cause.id.as_str()).into_iter().flatten();
+    places.rev().map(|&place| (depth, place)).collect()
 }

@@ -7,7 +7,7 @@ mod incident;
 mod notices;
 mod parties;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rung_agent::engine::Request;
 use rung_diagnosis::finding::Finding;
@@ -65,11 +65,9 @@ pub fn rest(first: &Report, last: &Report, request: &Request, screen: &Screen) -
         .into_iter()
         .filter(|tree| tree.findings().any(is_news))
         .collect();
-    let gone: Vec<&Finding> = first
-        .findings
-        .iter()
-        .filter(|old| last.findings.iter().all(|found| found.id != old.id))
-        .collect();
+    let ids: BTreeSet<&str> = last.findings.iter().map(|found| found.id.as_str()).collect();
+    let is_gone = |old: &&Finding| !ids.contains(old.id.as_str());
+    let gone: Vec<&Finding> = first.findings.iter().filter(is_gone).collect();
 
     let mut page = Page::new(screen);
     let after = format!("AFTER {}", duration::words(last.window.seconds));
@@ -169,16 +167,12 @@ fn verdict_of_nothing(page: &mut Page<'_>, report: &Report, request: &Request) {
         return;
     }
     let style = if unseen == 0 { Style::Good } else { Style::Heading };
-    page.styled(
-        0,
-        style,
-        &format!("Nothing is stuck{}: {looked}.", scope(request)),
-    );
-    if picture.source == Source::ProcfsOwn {
-        page.paragraph(
-            0,
-            "Only your own processes could be seen; run it as root to see all.",
-        );
+    let own = picture.source == Source::ProcfsOwn;
+    let among = if own { " among your own processes" } else { "" };
+    let text = format!("Nothing is stuck{among}{}: {looked}.", scope(request));
+    page.styled(0, style, &text);
+    if own {
+        page.paragraph(0, "Those of others could not be seen; run it as root to see all.");
     }
     if unseen > 0 {
         page.paragraph(

@@ -2,6 +2,7 @@
 
 use rung_diagnosis::finding::{Finding, Other, Role, Subject};
 
+use crate::grouping::grouped;
 use crate::page::{Page, VALUES};
 use crate::wrap::{columns, shorten, visible};
 
@@ -12,7 +13,7 @@ const IDS: usize = 5;
 /// Folds shown.
 const FOLDS: usize = 8;
 /// Columns of the culprit's command line, and of its control group.
-const LONGEST: usize = 200;
+const LONGEST: usize = 198;
 /// Columns of another party's command line.
 const OTHERS_COMMAND: usize = 60;
 
@@ -93,23 +94,25 @@ fn single(other: &Other) -> String {
 }
 
 fn fold(others: &[&Other]) -> Vec<String> {
-    let mut groups: Vec<(Role, &str, Vec<u32>)> = Vec::new();
-    for other in others {
-        let (role, comm) = (other.role, other.party.comm.as_str());
-        let id = other.party.tid.unwrap_or(other.party.pid);
-        match groups.iter_mut().find(|group| (group.0, group.1) == (role, comm)) {
-            Some(group) => group.2.push(id),
-            None => groups.push((role, comm, vec![id])),
-        }
-    }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.2.len()));
+    let mut groups = grouped(others.iter().copied(), |other| {
+        (other.role, other.party.comm.as_str())
+    });
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
     let mut lines: Vec<String> = groups
         .iter()
         .take(FOLDS)
-        .map(|(role, comm, ids)| format!("{} {comm} ({role}): {}", ids.len(), ids_in_short(ids)))
+        .filter_map(|group| {
+            let first = group.first()?;
+            let ids: Vec<u32> = group
+                .iter()
+                .map(|other| other.party.tid.unwrap_or(other.party.pid))
+                .collect();
+            let (comm, role) = (&first.party.comm, first.role);
+            Some(format!("{} {comm} ({role}): {}", ids.len(), ids_in_short(&ids)))
+        })
         .collect();
     if groups.len() > FOLDS {
-        let more: usize = groups[FOLDS..].iter().map(|group| group.2.len()).sum();
+        let more: usize = groups[FOLDS..].iter().map(|group| group.len()).sum();
         lines.push(format!("and {more} more under other names"));
     }
     lines
