@@ -50,8 +50,11 @@ pub struct CommandLine {
 pub enum Command {
     /// Say what is wrong on this host, and why (the default)
     ///
-    /// Stuck things are printed at once, from the first picture; rates after the window. Coverage at the end says
-    /// what could not be seen, so silence about it means nothing.
+    /// Stuck things are printed at once, from the first picture; what needs rates follows after the window, which
+    /// Ctrl-C ends early. The coverage at the end says what was not seen: about that, silence means nothing.
+    #[command(
+        after_help = "Examples:\n  rung diagnose --for 0s\n  rung diagnose --mode deadlock --mode pipe-stall --for 1m"
+    )]
     Diagnose(DiagnoseArgs),
     /// Say what every thread of a process waits for, to the end of the chain
     ///
