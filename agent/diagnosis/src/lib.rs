@@ -1,7 +1,9 @@
 //! The pure half of `rung`: what was observed goes in, findings with their causes come out.
 
 pub mod finding;
+pub mod graph;
 pub mod handbook;
+pub mod index;
 pub mod mode;
 pub mod observation;
 pub mod report;
