@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::observation::{
     DescriptorObservation, FdObject, FileId, InetObservation, LockObservation, Picture, PipeFill, SocketId,
-    TaskObservation, TaskState, UnixObservation, UnixState,
+    TaskObservation, TaskState, UnixKind, UnixObservation, UnixState,
 };
 
 /// One end of a pipe.
@@ -253,6 +253,27 @@ impl<'a> Index<'a> {
     /// A Unix socket.
     pub fn unix(&self, id: SocketId) -> Option<&'a UnixObservation> {
         self.unix.get(&id).copied()
+    }
+
+    /// The socket that has to be read before a Unix socket can send: its peer, or, for a datagram socket that was never
+    /// connected, the one receiver of its network namespace whose queue is full.
+    pub fn unix_receiver(&self, sender: &UnixObservation) -> Option<SocketId> {
+        if sender.peer.is_some() || sender.kind != UnixKind::Datagram {
+            return sender.peer;
+        }
+        let full = |one: &&&UnixObservation| {
+            one.kind == UnixKind::Datagram
+                && one.net_ns == sender.net_ns
+                && one.id != sender.id
+                && one
+                    .queue_limit
+                    .is_some_and(|limit| one.queued.is_some_and(|queued| queued > limit))
+        };
+        let mut full = self.picture.unix_sockets.iter().filter(|one| full(&one));
+        match (full.next(), full.next()) {
+            (Some(only), None) => Some(only.id),
+            _ => None,
+        }
     }
 
     /// The Unix socket that listens under a name, if exactly one does.

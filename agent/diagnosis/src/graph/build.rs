@@ -339,7 +339,12 @@ impl Builder<'_> {
             by == End::Write && socket.state != UnixState::Listening && socket.queued.is_some_and(|n| n > 0);
         // Anybody may send to a datagram socket.
         let anybody = by == End::Write && socket.kind == UnixKind::Datagram;
-        match socket.peer {
+        let receiver = if by == End::Read {
+            self.index.unix_receiver(socket)
+        } else {
+            socket.peer
+        };
+        match receiver {
             Some(peer) if !anybody && !arrived => self.holders(node, peer),
             _ => self.edge(node, Node::Outside),
         }

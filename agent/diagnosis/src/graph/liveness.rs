@@ -254,7 +254,9 @@ mod tests {
         seen
     }
 
-    fn random() -> impl Strategy<Value = (u32, Vec<(u32, u32)>, Vec<(u32, Prospect)>)> {
+    type Case = (u32, Vec<(u32, u32)>, Vec<(u32, Prospect)>);
+
+    fn random() -> impl Strategy<Value = Case> {
         (1u32..14).prop_flat_map(|nodes| {
             let edges = prop::collection::vec((0..nodes, 0..nodes), 0..30);
             let kind = prop_oneof![
@@ -302,10 +304,10 @@ mod tests {
         fn sinks_are_the_components_without_a_way_out((nodes, edges, _) in random()) {
             let reach: Vec<Vec<bool>> = (0..nodes).map(|node| reachable(nodes, &edges, node)).collect();
             let mut expected: Vec<Vec<u32>> = Vec::new();
-            for node in 0..nodes as usize {
+            for (node, reached) in reach.iter().enumerate() {
                 let everything_comes_back =
-                    (0..nodes as usize).all(|other| !reach[node][other] || reach[other][node]);
-                let members: Vec<u32> = (0..nodes).filter(|other| reach[node][*other as usize]).collect();
+                    (0..nodes as usize).all(|other| !reached[other] || reach[other][node]);
+                let members: Vec<u32> = (0..nodes).filter(|other| reached[*other as usize]).collect();
                 if everything_comes_back && !expected.contains(&members) {
                     expected.push(members);
                 }
