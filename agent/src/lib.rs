@@ -1,3 +1,9 @@
 //! Probes of the running host, and the pipeline from them to a report.
 
+#[cfg(test)]
+mod fake_tree;
+pub mod host;
+pub mod locks;
+pub mod pids_limits;
 pub mod syscalls;
+pub mod user_memory;
