@@ -5,5 +5,7 @@ mod fake_tree;
 pub mod host;
 pub mod locks;
 pub mod pids_limits;
+pub mod procfs;
+pub mod sock_diag;
 pub mod syscalls;
 pub mod user_memory;

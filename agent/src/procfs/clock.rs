@@ -22,7 +22,9 @@ const TRIES: usize = 4;
 /// Nanoseconds of a clock.
 pub(super) fn now_ns(clock: ClockId) -> i64 {
     let now = clock_gettime(clock);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+    now.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec)
 }
 
 /// What one CPU lost, ns.
@@ -91,7 +93,12 @@ impl OffCpuClock {
 
     fn lost_by(&self, cpu: usize) -> i64 {
         let lost = self.lost.get(cpu).copied().unwrap_or_default();
-        lost.stolen_ns + if self.counts_interrupts { lost.interrupts_ns } else { 0 }
+        lost.stolen_ns
+            + if self.counts_interrupts {
+                lost.interrupts_ns
+            } else {
+                0
+            }
     }
 }
 
@@ -107,7 +114,12 @@ fn lost_by_cpu(stat: &[u8]) -> Vec<Lost> {
             continue;
         };
         let ns: Vec<i64> = fields
-            .map(|ticks| ticks.parse::<i64>().unwrap_or(0).saturating_mul(TICK_NS.cast_signed()))
+            .map(|ticks| {
+                ticks
+                    .parse::<i64>()
+                    .unwrap_or(0)
+                    .saturating_mul(TICK_NS.cast_signed())
+            })
             .collect();
         let field = |index: usize| ns.get(index).copied().unwrap_or(0);
         let cpu = usize::from(cpu);

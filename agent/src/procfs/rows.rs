@@ -45,7 +45,9 @@ impl StatRow {
         for slot in &mut field[4..] {
             // Unsigned fields that are too large for i64 (limits, masks) are not used.
             *slot = fields.next().map_or(Some(0), |text| {
-                str::from_utf8(text).ok().map(|text| text.parse().unwrap_or(i64::MAX))
+                str::from_utf8(text)
+                    .ok()
+                    .map(|text| text.parse().unwrap_or(i64::MAX))
             })?;
         }
         let small = |index: usize| u32::try_from(field[index]).unwrap_or(0);
@@ -210,7 +212,11 @@ fn milliseconds(value: &[u8]) -> Option<u64> {
     let (whole, fraction) = str::from_utf8(value).ok()?.split_once('.')?;
     let six = fraction.len() == 6 && fraction.bytes().all(|byte| byte.is_ascii_digit());
     let fraction: u64 = fraction.parse().ok().filter(|_| six)?;
-    whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(fraction)
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_000_000)?
+        .checked_add(fraction)
 }
 
 /// /proc/PID/syscall.

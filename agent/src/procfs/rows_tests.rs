@@ -4,14 +4,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-pub(crate) const STAT: &[u8] = b"4226 (a) R 1 () S 4000 4224 4223 34816 4224 4194368 103 0 0 0 7 5 0 0 20 0 3 0 \
+pub(crate) const STAT: &[u8] =
+    b"4226 (a) R 1 () S 4000 4224 4223 34816 4224 4194368 103 0 0 0 7 5 0 0 20 0 3 0 \
 123456 2703360 180 18446744073709551615 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 256\n";
 
 #[test]
 fn stat_of_a_thread_that_named_itself_a_bracket() {
     let row = StatRow::parse(STAT).unwrap();
     assert_eq!(row.comm.as_bytes(), b"a) R 1 (");
-    assert_eq!((row.tid, row.state, row.parent), (4226, TaskState::Sleeping, 4000));
+    assert_eq!(
+        (row.tid, row.state, row.parent),
+        (4226, TaskState::Sleeping, 4000)
+    );
     assert_eq!((row.pgid, row.sid, row.has_terminal), (4224, 4223, true));
     assert_eq!((row.cpu_ticks, row.threads, row.processor), (12, 3, 1));
     assert_eq!((row.start_ns(), row.exit_code), (1_234_560_000_000, 256));
@@ -34,7 +38,15 @@ fn stat_of_a_kernel_thread() {
 
 #[test]
 fn broken_stat() {
-    for bytes in [&b""[..], b"1", b"1 (x", b"1 )x(", b"1 (x)", b"x (y) S 1", b"-3 (y) S 1 1"] {
+    for bytes in [
+        &b""[..],
+        b"1",
+        b"1 (x",
+        b"1 )x(",
+        b"1 (x)",
+        b"x (y) S 1",
+        b"-3 (y) S 1 1",
+    ] {
         assert_eq!(StatRow::parse(bytes), None, "{}", bytes.escape_ascii());
     }
 }
@@ -56,9 +68,13 @@ fn status_in_a_container() {
 #[test]
 fn scheduler_files() {
     let row = SchedstatRow::parse(b"226881089 17327063 414\n").unwrap();
-    assert_eq!((row.run_ns, row.run_delay_ns, row.timeslices), (226_881_089, 17_327_063, 414));
+    assert_eq!(
+        (row.run_ns, row.run_delay_ns, row.timeslices),
+        (226_881_089, 17_327_063, 414)
+    );
     assert_eq!(SchedstatRow::parse(b"1 2"), None);
-    let text = b"\nse.exec_start: 1 (1, #threads: 14)\n-----\nse.exec_start           :       1435596.266582\n\
+    let text =
+        b"\nse.exec_start: 1 (1, #threads: 14)\n-----\nse.exec_start           :       1435596.266582\n\
         se.vruntime  :  351632.021835\nnr_voluntary_switches : 338\nnr_involuntary_switches : 76\n";
     let row = SchedRow::parse(text).unwrap();
     assert_eq!(row.exec_start_ns, 1_435_596_266_582);
@@ -71,7 +87,10 @@ fn scheduler_files() {
 #[test]
 fn syscall_rows() {
     assert_eq!(SyscallRow::parse(b"running\n"), Some(SyscallRow::Running));
-    assert_eq!(SyscallRow::parse(b"-1 0x7ffe0 0x7f00\n"), Some(SyscallRow::NoCall));
+    assert_eq!(
+        SyscallRow::parse(b"-1 0x7ffe0 0x7f00\n"),
+        Some(SyscallRow::NoCall)
+    );
     let row = SyscallRow::parse(b"202 0x1 0x2 0x3 0x4 0x5 0x6 0x7ffe12345678 0x7f00\n").unwrap();
     let call = SyscallRow::Call {
         number: 202,
