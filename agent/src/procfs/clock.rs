@@ -2,22 +2,27 @@
 //!
 //! `se.exec_start` of /proc/PID/sched is in the task clock of the run queue the thread was last on (`rq_clock_task`,
 //! kernel/sched/core.c). That clock leaves out the time that the hypervisor took (steal) and, with
-//! CONFIG_IRQ_TIME_ACCOUNTING, the time in interrupts; so it falls behind differently on each CPU. The reader's own
-//! thread gives the distance on its own CPU, and the rows of /proc/stat give what each CPU lost besides.
+//! CONFIG_IRQ_TIME_ACCOUNTING, the time in interrupts; so it falls behind differently on each CPU. A thread of the
+//! reader visits each CPU and compares the clocks there.
 //!
-//! Degradation policy: no clock if the own row cannot be read; then nobody's age is known. What a CPU loses after a
-//! thread left it makes that thread's age come out too short, never too long.
+//! Degradation policy: the visits have 30 ms; a CPU that gives the visitor no time until then, or that the reader may
+//! not use, is estimated from what /proc/stat says it lost. There is no clock if the own row cannot be read; then
+//! nobody's age is known. What a CPU loses after a thread left it makes that thread's age come out too short.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
-use rustix::thread::{sched_getcpu, sched_yield};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity, sched_yield};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::files::Reader;
 use super::rows::{SchedRow, TICK_NS};
 
 /// Tries to read the own row without changing the CPU.
-const TRIES: usize = 4;
+const TRIES: usize = 3;
+/// Time for the visits to all CPUs.
+const VISITS: Duration = Duration::from_millis(30);
 
 /// Nanoseconds of a clock.
 pub(super) fn now_ns(clock: ClockId) -> i64 {
@@ -37,6 +42,9 @@ struct Lost {
 /// Distance between the clocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OffCpuClock {
+    /// On the CPUs that were visited.
+    measured_ns: Vec<Option<i64>>,
+    /// On one of them, from which the others are estimated.
     offset_ns: i64,
     cpu: usize,
     lost: Vec<Lost>,
@@ -44,26 +52,28 @@ pub(super) struct OffCpuClock {
 }
 
 impl OffCpuClock {
-    /// Measures the distance by the reader's own thread.
+    /// Measures the distance by threads of the reader.
     pub(super) fn calibrate(reader: &mut Reader, proc: BorrowedFd<'_>) -> Option<OffCpuClock> {
-        let mut best: Option<(i64, usize)> = None;
-        for _ in 0..TRIES {
-            let cpu = sched_getcpu();
-            // Makes the scheduler account for this thread now; else its row is up to a tick old.
-            sched_yield();
-            let now = now_ns(ClockId::Monotonic);
-            let row = SchedRow::parse(reader.record(proc, "thread-self/sched").ok()?)?;
-            if row.exec_start_ns == 0 || sched_getcpu() != cpu {
-                continue;
-            }
-            let offset = now.checked_sub_unsigned(row.exec_start_ns)?;
-            if best.is_none_or(|(best, best_cpu)| best_cpu != cpu || offset < best) {
-                best = Some((offset, cpu));
+        let lost = reader.whole(proc, "stat").map(lost_by_cpu).unwrap_or_default();
+        let (offset_ns, cpu) = own_offset(reader, proc)?;
+        let mut clock = OffCpuClock::new(offset_ns, cpu, lost);
+        let deadline = Instant::now() + VISITS;
+        if clock.lost.len() > 1
+            && let Some(visits) = proc
+                .try_clone_to_owned()
+                .ok()
+                .and_then(|proc| visit(proc, clock.lost.len()))
+        {
+            clock.measured_ns.resize(clock.lost.len(), None);
+            while let Ok((cpu, offset)) =
+                visits.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                if let Some(slot) = clock.measured_ns.get_mut(cpu) {
+                    *slot = Some(offset);
+                }
             }
         }
-        let (offset_ns, cpu) = best?;
-        let lost = reader.whole(proc, "stat").map(lost_by_cpu).unwrap_or_default();
-        Some(OffCpuClock::new(offset_ns, cpu, lost))
+        Some(clock)
     }
 
     fn new(offset_ns: i64, cpu: usize, lost: Vec<Lost>) -> Self {
@@ -73,6 +83,7 @@ impl OffCpuClock {
         let without = offset_ns - own.stolen_ns;
         let counts_interrupts = without.abs() > (without - own.interrupts_ns).abs();
         OffCpuClock {
+            measured_ns: Vec::new(),
             offset_ns,
             cpu,
             lost,
@@ -82,8 +93,12 @@ impl OffCpuClock {
 
     /// When, in `CLOCK_MONOTONIC`, the task clock of a CPU showed that time; at the latest.
     pub(super) fn monotonic_ns(&self, exec_start_ns: u64, cpu: u32) -> Option<u64> {
-        let distance = self.lost_by(cpu as usize) - self.lost_by(self.cpu);
-        let offset = self.offset_ns.checked_add(distance)?;
+        let cpu = cpu as usize;
+        let estimate = || {
+            let distance = self.lost_by(cpu) - self.lost_by(self.cpu);
+            self.offset_ns.checked_add(distance)
+        };
+        let offset = self.measured_ns.get(cpu).copied().flatten().or_else(estimate)?;
         i64::try_from(exec_start_ns)
             .ok()
             .filter(|exec_start| *exec_start > 0)?
@@ -100,6 +115,49 @@ impl OffCpuClock {
                 0
             }
     }
+}
+
+/// Compares the clocks on the CPU that the calling thread is on.
+fn own_offset(reader: &mut Reader, proc: BorrowedFd<'_>) -> Option<(i64, usize)> {
+    let mut best: Option<(i64, usize)> = None;
+    for _ in 0..TRIES {
+        let cpu = sched_getcpu();
+        // Makes the scheduler account for this thread now; else its row is up to a tick old.
+        sched_yield();
+        let now = now_ns(ClockId::Monotonic);
+        let row = SchedRow::parse(reader.record(proc, "thread-self/sched").ok()?)?;
+        if row.exec_start_ns == 0 || sched_getcpu() != cpu {
+            continue;
+        }
+        let offset = now.checked_sub_unsigned(row.exec_start_ns)?;
+        if best.is_none_or(|(best, best_cpu)| best_cpu != cpu || offset < best) {
+            best = Some((offset, cpu));
+        }
+    }
+    best
+}
+
+/// Sends a thread from CPU to CPU. It ends with the last one, or when nobody listens any more.
+fn visit(proc: OwnedFd, cpus: usize) -> Option<Receiver<(usize, i64)>> {
+    let (send, receive) = channel();
+    let visitor = move || {
+        let mut reader = Reader::new();
+        for cpu in 0..cpus.min(CpuSet::MAX_CPU) {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            if sched_setaffinity(None, &only).is_err() {
+                continue;
+            }
+            let found = own_offset(&mut reader, proc.as_fd()).filter(|(_, on)| *on == cpu);
+            if let Some((offset, _)) = found
+                && send.send((cpu, offset)).is_err()
+            {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("rung-clock".to_owned());
+    thread.spawn(visitor).ok().map(|_| receive)
 }
 
 /// The rows `cpuN user nice system idle iowait irq softirq steal ...` (proc_stat(5)), by CPU number.
