@@ -9,6 +9,7 @@ static void *idles(void *arg)
     pthread_mutex_lock(&mutex);
     for (;;)
         pthread_cond_wait(&never, &mutex);
+    return NULL;
 }
 
 int main(int argc, char **argv)

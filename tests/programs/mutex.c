@@ -40,6 +40,7 @@ static void *timed(void *arg)
         pthread_mutex_unlock(half->mine);
         lab_sleep_us(half == halves ? 20000 : 35000);
     }
+    return NULL;
 }
 
 /* ABBA by threads that only try the second lock, and back off. */
@@ -55,6 +56,7 @@ static void *trylock(void *arg)
         pthread_mutex_unlock(half->mine);
         lab_sleep_us(half == halves ? 10000 : 13000);
     }
+    return NULL;
 }
 
 static void *clock_watcher(void *arg)
@@ -63,6 +65,7 @@ static void *clock_watcher(void *arg)
     lab_say("tid_alive", gettid());
     for (;;)
         lab_sleep_us(100000);
+    return NULL;
 }
 
 static void *locks_first(void *arg)

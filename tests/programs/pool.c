@@ -15,6 +15,7 @@ static void *contender(void *arg)
         if (think_us)
             lab_sleep_us(think_us);
     }
+    return NULL;
 }
 
 /* Holds the mutex for as long as the reader of its standard output pleases. */
@@ -27,6 +28,7 @@ static void *owner(void *arg)
     for (;;)
         if (write(1, block, sizeof block) < 0)
             exit(1);
+    return NULL;
 }
 
 static void *locks(void *arg)
@@ -42,6 +44,7 @@ static void *waits_for_work(void *arg)
     pthread_mutex_lock(&mutex);
     for (;;)
         pthread_cond_wait(&work, &mutex);
+    return NULL;
 }
 
 static void *sleeps(void *arg)
@@ -49,6 +52,7 @@ static void *sleeps(void *arg)
     (void)arg;
     for (;;)
         lab_sleep_us(100000);
+    return NULL;
 }
 
 int main(int argc, char **argv)

@@ -1,1 +1,3 @@
 //! Fault lab, end-to-end tests and benchmarks.
+
+pub mod lab;

@@ -61,14 +61,20 @@ pub fn hang(hangs: &[Hang<'_>]) -> Result<Instant> {
         sleep(LOOK);
     }
     let stuck: Vec<String> = hangs.iter().map(|hang| proc::describe(hang.pid)).collect();
-    bail!("it did not bite within {BITE_SECONDS} s: not all of these hang as they should: {}", stuck.join("\n"))
+    bail!(
+        "it did not bite within {BITE_SECONDS} s: not all of these hang as they should: {}",
+        stuck.join("\n")
+    )
 }
 
 /// Waits until a condition holds; `what` completes "it did not happen that".
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<Instant> {
     let end = Instant::now() + Duration::from_secs(BITE_SECONDS);
     while !holds() {
-        ensure!(Instant::now() < end, "it did not bite: within {BITE_SECONDS} s it did not happen that {what}");
+        ensure!(
+            Instant::now() < end,
+            "it did not bite: within {BITE_SECONDS} s it did not happen that {what}"
+        );
         sleep(LOOK);
     }
     Ok(Instant::now())
@@ -76,9 +82,10 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<Instant> {
 
 /// Waits until a process is in a state of proc_pid_stat(5).
 pub fn state(pid: i32, state: char) -> Result<Instant> {
-    until(&format!("process {pid} is in state {state} ({})", proc::describe(pid)), || {
-        proc::stat(pid).is_some_and(|stat| stat.state == state)
-    })
+    until(
+        &format!("process {pid} is in state {state} ({})", proc::describe(pid)),
+        || proc::stat(pid).is_some_and(|stat| stat.state == state),
+    )
 }
 
 /// Waits until a process is gone, or only a zombie is left of it.
@@ -93,7 +100,10 @@ pub fn reparented(pid: i32, parent: i32) -> Result<Instant> {
         proc::stat(pid).is_some_and(|stat| stat.ppid != parent)
     })?;
     let now = proc::stat(pid).map_or(0, |stat| stat.ppid);
-    ensure!(now != runner, "process {pid} was handed to the runner itself, which is no orphanage");
+    ensure!(
+        now != runner,
+        "process {pid} was handed to the runner itself, which is no orphanage"
+    );
     ensure!(proc::alive(pid), "process {pid} died with its parent");
     Ok(at)
 }

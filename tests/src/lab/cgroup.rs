@@ -9,8 +9,9 @@ use anyhow::{Context, Result, ensure};
 pub fn pids_root() -> Option<PathBuf> {
     let v1 = PathBuf::from("/sys/fs/cgroup/pids");
     let v2 = PathBuf::from("/sys/fs/cgroup");
-    let delegated =
-        |root: &Path| fs::read_to_string(root.join("cgroup.subtree_control")).is_ok_and(|on| on.contains("pids"));
+    let delegated = |root: &Path| {
+        fs::read_to_string(root.join("cgroup.subtree_control")).is_ok_and(|on| on.contains("pids"))
+    };
     let writable = |root: &Path| rustix::fs::access(root, rustix::fs::Access::WRITE_OK).is_ok();
     if v1.join("cgroup.procs").exists() && writable(&v1) {
         Some(v1)
@@ -40,7 +41,10 @@ impl PidsGroup {
         fs::write(self.0.join("cgroup.procs"), pid.to_string())
             .with_context(|| format!("cannot move {pid} into {}", self.0.display()))?;
         let inside = fs::read_to_string(self.0.join("cgroup.procs"))?;
-        ensure!(inside.lines().any(|line| line == pid.to_string()), "{pid} did not move into the cgroup");
+        ensure!(
+            inside.lines().any(|line| line == pid.to_string()),
+            "{pid} did not move into the cgroup"
+        );
         Ok(())
     }
 

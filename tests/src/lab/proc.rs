@@ -90,14 +90,24 @@ pub fn syscall(pid: i32, tid: i32) -> Option<Call> {
 /// Voluntary and involuntary context switches of a thread, added up.
 pub fn switches(pid: i32, tid: i32) -> Option<u64> {
     let status = fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    Some(status_number(&status, "voluntary_ctxt_switches")? + status_number(&status, "nonvoluntary_ctxt_switches")?)
+    Some(
+        status_number(&status, "voluntary_ctxt_switches")?
+            + status_number(&status, "nonvoluntary_ctxt_switches")?,
+    )
 }
 
 /// The last number of the line `key:` of a status file. For NSpid that is the innermost namespace's.
 pub fn status_number(status: &[u8], key: &str) -> Option<u64> {
     let prefix = format!("{key}:");
-    let line = status.split(|&byte| byte == b'\n').find(|line| line.starts_with(prefix.as_bytes()))?;
-    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next_back()?.parse().ok()
+    let line = status
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.starts_with(prefix.as_bytes()))?;
+    std::str::from_utf8(line)
+        .ok()?
+        .split_ascii_whitespace()
+        .next_back()?
+        .parse()
+        .ok()
 }
 
 /// The threads of a process, lowest first; empty if it is gone.
@@ -111,26 +121,37 @@ pub fn pids() -> Vec<i32> {
 }
 
 fn numbers_in(dir: &Path) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut found: Vec<i32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut found: Vec<i32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
     found.sort_unstable();
     found
 }
 
 /// The processes whose parent is `pid`.
 pub fn children(pid: i32) -> Vec<i32> {
-    pids().into_iter().filter(|&child| stat(child).is_some_and(|stat| stat.ppid == pid)).collect()
+    pids()
+        .into_iter()
+        .filter(|&child| stat(child).is_some_and(|stat| stat.ppid == pid))
+        .collect()
 }
 
 /// The child of `pid` named `comm`, if there is one.
 pub fn child_named(pid: i32, comm: &str) -> Option<i32> {
-    children(pid).into_iter().find(|&child| stat(child).is_some_and(|stat| stat.comm == comm.as_bytes()))
+    children(pid)
+        .into_iter()
+        .find(|&child| stat(child).is_some_and(|stat| stat.comm == comm.as_bytes()))
 }
 
 /// The thread of `pid` named `comm`, if there is one.
 pub fn thread_named(pid: i32, comm: &str) -> Option<i32> {
-    tids(pid).into_iter().find(|&tid| thread_stat(pid, tid).is_some_and(|stat| stat.comm == comm.as_bytes()))
+    tids(pid)
+        .into_iter()
+        .find(|&tid| thread_stat(pid, tid).is_some_and(|stat| stat.comm == comm.as_bytes()))
 }
 
 /// The thread of host process `pid` that its own pid namespace calls `inner`.
@@ -153,17 +174,29 @@ pub fn alive(pid: i32) -> bool {
 
 /// How many child processes of `pid` are zombies.
 pub fn zombies_of(pid: i32) -> usize {
-    pids().into_iter().filter_map(stat).filter(|stat| stat.ppid == pid && stat.state == 'Z').count()
+    pids()
+        .into_iter()
+        .filter_map(stat)
+        .filter(|stat| stat.ppid == pid && stat.state == 'Z')
+        .count()
 }
 
 /// What a process and each of its threads are doing, for error messages.
 pub fn describe(pid: i32) -> String {
-    let Some(stat) = stat(pid) else { return format!("process {pid} is gone") };
-    let mut text = format!("process {pid} ({}) {}", String::from_utf8_lossy(&stat.comm), stat.state);
+    let Some(stat) = stat(pid) else {
+        return format!("process {pid} is gone");
+    };
+    let mut text = format!(
+        "process {pid} ({}) {}",
+        String::from_utf8_lossy(&stat.comm),
+        stat.state
+    );
     for tid in tids(pid).into_iter().take(12) {
         let state = thread_stat(pid, tid).map_or('?', |stat| stat.state);
-        let call = syscall(pid, tid)
-            .map_or_else(|| "no system call".to_owned(), |call| format!("system call {}", call.number));
+        let call = syscall(pid, tid).map_or_else(
+            || "no system call".to_owned(),
+            |call| format!("system call {}", call.number),
+        );
         text.push_str(&format!("; thread {tid} {state} {call}"));
     }
     text

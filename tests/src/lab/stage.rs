@@ -44,10 +44,17 @@ impl Workshop {
             fs::write(dir.join(name), text)?;
         }
         let seconds = match std::env::var("RUNG_LAB_SECONDS") {
-            Ok(text) => text.parse().with_context(|| format!("RUNG_LAB_SECONDS is {text:?}, not seconds"))?,
+            Ok(text) => text
+                .parse()
+                .with_context(|| format!("RUNG_LAB_SECONDS is {text:?}, not seconds"))?,
             Err(_) => DEFAULT_SECONDS,
         };
-        Ok(Arc::new(Workshop { dir, lab: lab.to_path_buf(), seconds, compiled: Mutex::default() }))
+        Ok(Arc::new(Workshop {
+            dir,
+            lab: lab.to_path_buf(),
+            seconds,
+            compiled: Mutex::default(),
+        }))
     }
 
     /// The binary of a C source, compiled at its first use.
@@ -63,7 +70,11 @@ impl Workshop {
             .arg(self.dir.join(source))
             .output()
             .context("cannot run cc")?;
-        ensure!(output.status.success(), "cc {source}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "cc {source}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         compiled.insert(source, binary.clone());
         Ok(binary)
     }
@@ -119,14 +130,23 @@ impl Actor {
             let report = fs::read_to_string(&self.report).unwrap_or_default();
             // A line counts when it is complete.
             let complete = report.rsplit_once('\n').map_or("", |(lines, _)| lines);
-            let found = complete.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+            let found = complete
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
             if let Some(value) = found {
-                return value.trim().parse().with_context(|| format!("{key} is reported as {value:?}"));
+                return value
+                    .trim()
+                    .parse()
+                    .with_context(|| format!("{key} is reported as {value:?}"));
             }
             if !proc::alive(self.pid) || Instant::now() > end {
                 let words = fs::read(self.report.with_extension("err")).unwrap_or_default();
                 let words = String::from_utf8_lossy(&words);
-                bail!("actor {} never reported {key}. {} {words}", self.pid, proc::describe(self.pid));
+                bail!(
+                    "actor {} never reported {key}. {} {words}",
+                    self.pid,
+                    proc::describe(self.pid)
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -142,7 +162,7 @@ pub struct Stage {
     plays: u32,
     children: Vec<Child>,
     owned: Vec<Identity>,
-    groups: Vec<PidsGroup>,
+    group: Option<PidsGroup>,
     guard: Option<Child>,
 }
 
@@ -173,7 +193,7 @@ impl Stage {
             plays: 0,
             children: Vec::new(),
             owned: Vec::new(),
-            groups: Vec::new(),
+            group: None,
             guard: Some(guard),
         })
     }
@@ -226,7 +246,10 @@ impl Stage {
     /// A Java program of tests/programs, run from its source.
     pub fn java(&mut self, source: &str) -> Result<Play> {
         let file = self.workshop.dir.join(source);
-        Ok(self.program("java")?.args(["-Xmx64m", "-XX:TieredStopAtLevel=1"]).args([file]))
+        Ok(self
+            .program("java")?
+            .args(["-Xmx64m", "-XX:TieredStopAtLevel=1"])
+            .args([file]))
     }
 
     /// An actor of the lab binary itself.
@@ -248,11 +271,17 @@ impl Stage {
 
     /// Starts it. From here on the stage owns it.
     pub fn start(&mut self, mut play: Play) -> Result<Actor> {
-        let child = play.command.spawn().with_context(|| format!("cannot run {:?}", play.command.get_program()))?;
+        let child = play
+            .command
+            .spawn()
+            .with_context(|| format!("cannot run {:?}", play.command.get_program()))?;
         let pid = i32::try_from(child.id())?;
         self.children.push(child);
         self.own(pid);
-        Ok(Actor { pid, report: play.report })
+        Ok(Actor {
+            pid,
+            report: play.report,
+        })
     }
 
     /// Takes a process that an actor started into the stage's books.
@@ -263,7 +292,11 @@ impl Stage {
     /// Everything the stage owns or finds by its mark.
     pub fn cast(&self) -> Vec<Identity> {
         let mut cast = self.owned.clone();
-        cast.extend(sweep::marked(&self.mark).into_iter().filter(|identity| !self.owned.contains(identity)));
+        cast.extend(
+            sweep::marked(&self.mark)
+                .into_iter()
+                .filter(|identity| !self.owned.contains(identity)),
+        );
         cast
     }
 
@@ -274,7 +307,9 @@ impl Stage {
 
     /// Sends a signal to one process of the stage.
     pub fn signal(&self, pid: i32, signal: Signal) -> Result<()> {
-        Identity::of(pid).with_context(|| format!("process {pid} is gone"))?.signal(signal)
+        Identity::of(pid)
+            .with_context(|| format!("process {pid} is gone"))?
+            .signal(signal)
     }
 
     /// Kills a child of the stage with SIGKILL and reaps it.
@@ -286,15 +321,25 @@ impl Stage {
     /// Waits for the end of a child of the stage.
     pub fn reap(&mut self, actor: &Actor) -> Result<()> {
         let id = u32::try_from(actor.pid)?;
-        let child = self.children.iter_mut().find(|child| child.id() == id).context("no child of the stage")?;
+        let child = self
+            .children
+            .iter_mut()
+            .find(|child| child.id() == id)
+            .context("no child of the stage")?;
         child.wait()?;
         Ok(())
     }
 
     /// A control group of at most `max` processes that goes when the stage goes.
     pub fn pids_group(&mut self, max: u32) -> Result<&PidsGroup> {
-        self.groups.push(PidsGroup::new(&self.mark, max)?);
-        self.groups.last().context("just pushed")
+        ensure!(self.group.is_none(), "a stage has one control group");
+        self.group = Some(PidsGroup::new(&self.mark, max)?);
+        self.group()
+    }
+
+    /// The stage's control group.
+    pub fn group(&self) -> Result<&PidsGroup> {
+        self.group.as_ref().context("the stage has no control group")
     }
 
     /// A pipe whose ends only go where the case hands them.
@@ -318,7 +363,7 @@ impl Stage {
         while Instant::now() < end && self.owned.iter().any(|identity| identity.left()) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.groups.clear();
+        self.group = None;
         fs::remove_dir_all(&self.dir)?;
         Ok(())
     }

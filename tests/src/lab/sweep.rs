@@ -32,7 +32,10 @@ pub struct Identity {
 impl Identity {
     /// Of a process that is there.
     pub fn of(pid: i32) -> Option<Self> {
-        proc::stat(pid).map(|stat| Identity { pid, start_ticks: stat.start_ticks })
+        proc::stat(pid).map(|stat| Identity {
+            pid,
+            start_ticks: stat.start_ticks,
+        })
     }
 
     /// Whether this very process still runs: its pid was not reused, and it is no zombie, or one whose
@@ -62,10 +65,17 @@ impl Identity {
 pub fn marked(mark: &str) -> Vec<Identity> {
     let entry = format!("{MARK}={mark}");
     let carries = |pid: &i32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|word| word == entry.as_bytes()))
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            environ
+                .split(|&byte| byte == 0)
+                .any(|word| word == entry.as_bytes())
+        })
     };
-    proc::pids().into_iter().filter(carries).filter_map(Identity::of).collect()
+    proc::pids()
+        .into_iter()
+        .filter(carries)
+        .filter_map(Identity::of)
+        .collect()
 }
 
 /// Kills everything that carries the mark, and the processes in `known`, until none runs.
@@ -78,7 +88,10 @@ pub fn kill_all(mark: &str, known: &[Identity]) -> Result<()> {
         let mut running = marked(mark);
         running.extend(known.iter().copied().filter(|identity| identity.runs()));
         quiet = if running.is_empty() { quiet + 1 } else { 0 };
-        anyhow::ensure!(Instant::now() < end, "these processes of the lab will not die: {running:?}");
+        anyhow::ensure!(
+            Instant::now() < end,
+            "these processes of the lab will not die: {running:?}"
+        );
         for identity in running {
             // One that died in between is what we wanted.
             let _ = identity.signal(Signal::KILL);
@@ -92,7 +105,10 @@ pub fn kill_all(mark: &str, known: &[Identity]) -> Result<()> {
 ///
 /// It serves the kill -9 of a runner, and stopped processes, whom no alarm ends.
 pub fn guard(runner: i32, mark: &str, dir: &Path, seconds: u64) -> Result<()> {
-    let timeout = rustix::time::Timespec { tv_sec: i64::try_from(seconds)?, tv_nsec: 0 };
+    let timeout = rustix::time::Timespec {
+        tv_sec: i64::try_from(seconds)?,
+        tv_nsec: 0,
+    };
     let pid = Pid::from_raw(runner).context("no runner")?;
     if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
         poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))?;
