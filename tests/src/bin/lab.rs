@@ -92,7 +92,9 @@ fn hold(name: &str, seconds: Option<u64>, after: u64) -> Result<()> {
     }
     let (stop, stopped) = mpsc::channel();
     // A second signal finds nobody listening, which is fine.
-    ctrlc::set_handler(move || drop(stop.send(())))?;
+    ctrlc::set_handler(move || {
+        let _ = stop.send(());
+    })?;
     let workshop = Workshop::open(&std::env::current_exe()?)?;
     let (stage, mut truth) = case.play(&workshop)?;
     let mut out = io::stdout().lock();
@@ -129,7 +131,9 @@ fn hold(name: &str, seconds: Option<u64>, after: u64) -> Result<()> {
     out.flush()?;
     match seconds {
         // Either way of ending is the same.
-        Some(seconds) => drop(stopped.recv_timeout(Duration::from_secs(seconds))),
+        Some(seconds) => {
+            let _ = stopped.recv_timeout(Duration::from_secs(seconds));
+        }
         None => stopped.recv()?,
     }
     drop(stage);

@@ -3,7 +3,7 @@
 //! The runner is the parent of the one that dies and reaps it at once, so that nothing of it is left.
 
 use anyhow::{Context, Result};
-use rung_diagnosis::mode::Mode::{Orphan, PipeStall};
+use rung_diagnosis::mode::Mode::{CpuSpin, Orphan, PipeStall};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use super::bite::{self, Hang};
@@ -163,6 +163,7 @@ fn burns_cpu(stage: &mut Stage) -> Result<Truth> {
     Ok(Truth::fault(Orphan, company.worker, since)
         .age_unknown()
         .case("it burns a CPU")
+        .tolerate(CpuSpin)
         .threshold_seconds(5))
 }
 
@@ -171,6 +172,7 @@ fn burns_cpu_late(stage: &mut Stage) -> Result<Truth> {
     let since = burning(company.worker)?;
     let mut truth = Truth::fault(Orphan, company.worker, since)
         .case("it burns a CPU")
+        .tolerate(CpuSpin)
         .threshold_seconds(5);
     truth.trigger = Some(trigger(company.manager.pid, company.worker)?);
     Ok(truth)

@@ -357,10 +357,11 @@ impl Stage {
             guard.kill()?;
             guard.wait()?;
         }
-        killed?;
+        let mut ended = killed?;
+        ended.extend(&self.owned);
         // What was orphaned is reaped by init, in its own time.
         let end = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < end && self.owned.iter().any(|identity| identity.left()) {
+        while Instant::now() < end && ended.iter().any(|identity| identity.left()) {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.group = None;

@@ -4,6 +4,7 @@
 //! are found without anybody keeping a list. Processes end through a pidfd whose identity was checked
 //! after it was opened, so a reused pid is never hit.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -80,10 +81,11 @@ pub fn marked(mark: &str) -> Vec<Identity> {
 
 /// Kills everything that carries the mark, and the processes in `known`, until none runs.
 ///
-/// Does not reap. Says who is left if the patience runs out.
-pub fn kill_all(mark: &str, known: &[Identity]) -> Result<()> {
+/// Does not reap. Returns all that it ended; says who is left if the patience runs out.
+pub fn kill_all(mark: &str, known: &[Identity]) -> Result<HashSet<Identity>> {
     let end = Instant::now() + PATIENCE;
     let mut quiet = 0;
+    let mut ended = HashSet::new();
     while quiet < 2 {
         let mut running = marked(mark);
         running.extend(known.iter().copied().filter(|identity| identity.runs()));
@@ -93,12 +95,13 @@ pub fn kill_all(mark: &str, known: &[Identity]) -> Result<()> {
             "these processes of the lab will not die: {running:?}"
         );
         for identity in running {
+            ended.insert(identity);
             // One that died in between is what we wanted.
             let _ = identity.signal(Signal::KILL);
         }
         sleep(Duration::from_millis(5));
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// The guard: waits for the runner to die or the time to end, and then clears the stage.

@@ -120,6 +120,7 @@ impl Truth {
         let mut truth = Truth::fault(mode, 0, Instant::now());
         truth.subjects.clear();
         truth.innocent = innocent.into_iter().collect();
+        truth.threshold = patience(mode);
         truth
     }
 
@@ -193,6 +194,16 @@ impl Truth {
         }
         Ok(())
     }
+}
+
+/// How long a twin must have stood before its silence means something: past the mode's own threshold.
+fn patience(mode: Mode) -> Duration {
+    Duration::from_secs(match mode {
+        Mode::Deadlock | Mode::Zombie => 31,
+        Mode::PipeStall | Mode::FileLockWait | Mode::ProcessDeadlock | Mode::StoppedProcess => 6,
+        Mode::UnixSocketStall => 4,
+        _ => 0,
+    })
 }
 
 impl std::fmt::Display for Truth {
