@@ -1,6 +1,8 @@
-"""Parents and children: processes.py manager KIND | double-fork KIND | stopped-child | compute | wait-for-lock"""
+"""Parents and children: processes.py manager KIND | double-fork KIND | stopped-child | compute | wait-for-lock |
+debugger"""
 
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -70,6 +72,18 @@ def wait_for_lock():
     child.wait()
 
 
+def debugger():
+    """A program stopped at its first instruction by gdb, at a terminal of its own."""
+    gdb, terminal = pty.fork()
+    if gdb == 0:
+        os.environ.update(TERM="dumb", DEBUGINFOD_URLS="")
+        command = ["gdb", "-q", "-nx", "-ex", "starti", "--args", "sleep", str(lab.SECONDS)]
+        os.execvp("gdb", command)
+    lab.say("gdb", gdb)
+    while os.read(terminal, 4096):
+        pass
+
+
 lab.main(
     {
         "manager": manager,
@@ -77,5 +91,6 @@ lab.main(
         "stopped-child": stopped_child,
         "compute": compute,
         "wait-for-lock": wait_for_lock,
+        "debugger": debugger,
     }
 )

@@ -54,7 +54,8 @@ pub(crate) const CASES: &[Case] = &[
         "two of four threads deadlock, one lives on",
         abba_alive,
     )
-    .needs(C),
+    .needs(C)
+    .beyond_procfs(),
     Case::fault(
         "deadlock-abba-pid-namespace",
         Deadlock,

@@ -12,6 +12,7 @@ mod composed;
 mod deadlock;
 mod deadlock_runtimes;
 mod file_lock_wait;
+mod inherit;
 mod lock_contention;
 mod orphan;
 mod pipe_stall;

@@ -230,7 +230,13 @@ fn nohup(stage: &mut Stage) -> Result<Truth> {
 }
 
 fn setsid(stage: &mut Stage) -> Result<Truth> {
-    leaves_behind(stage, "setsid sleep $RUNG_LAB_SECONDS")
+    let truth = leaves_behind(stage, "setsid sleep $RUNG_LAB_SECONDS")?;
+    for &pid in &truth.innocent {
+        bite::until("it has a session of its own", || {
+            proc::stat(pid).is_some_and(|stat| stat.session == pid)
+        })?;
+    }
+    Ok(truth)
 }
 
 fn tmux(stage: &mut Stage) -> Result<Truth> {

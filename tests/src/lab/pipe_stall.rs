@@ -1,7 +1,7 @@
 //! `pipe-stall`: pipes that stand still with somebody waiting, and pipes that only rest.
 
 use anyhow::{Context, Result};
-use libc::{SYS_clock_nanosleep, SYS_read, SYS_wait4, SYS_write};
+use libc::{SYS_clock_nanosleep, SYS_pselect6, SYS_read, SYS_wait4, SYS_write};
 use rung_diagnosis::mode::Mode::{Orphan, PipeStall, StoppedProcess, Zombie};
 use rustix::process::Signal;
 
@@ -72,6 +72,13 @@ pub(crate) const CASES: &[Case] = &[
         "a pipeline stopped as a whole",
         stopped_job,
     ),
+    Case::twin(
+        "pipe-twin-jobserver",
+        PipeStall,
+        "makes that wait for a token of their job server's pipe",
+        jobserver,
+    )
+    .needs(&[Need::Program("make")]),
 ];
 
 const WRITE: &[i64] = &[SYS_write];
@@ -218,4 +225,26 @@ fn stopped_job(stage: &mut Stage) -> Result<Truth> {
         bite::state(pid, 'T')?;
     }
     Ok(Truth::twin(PipeStall, job))
+}
+
+/// Two recursive makes share two tokens and have four jobs: both wait for a token that the other job's end
+/// will bring. They hold both ends of the token pipe themselves.
+fn jobserver(stage: &mut Stage) -> Result<Truth> {
+    let makefile = stage.script("jobs.mk");
+    let mut play = stage.program("make")?.args(["-s", "-j2", "-f"]).args([makefile]);
+    // No tokens of a make that runs the lab.
+    play.command.env_remove("MAKEFLAGS").env_remove("MFLAGS");
+    let top = stage.start(play)?.pid;
+    let mut makes = Vec::new();
+    bite::until("two makes run one job each", || {
+        makes = proc::children(top);
+        makes.len() == 2 && makes.iter().all(|&make| proc::children(make).len() == 1)
+    })?;
+    let cast: Vec<i32> = stage.cast().iter().map(|identity| identity.pid).collect();
+    let hangs: Vec<Hang<'_>> = makes
+        .iter()
+        .map(|&make| Hang::main(make, &[SYS_pselect6, SYS_read]))
+        .collect();
+    bite::hang(&hangs)?;
+    Ok(Truth::twin(PipeStall, cast))
 }

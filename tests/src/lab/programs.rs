@@ -28,6 +28,7 @@ programs!(
     "processes.py",
     "Abba.java",
     "Idle.java",
+    "jobs.mk",
 );
 
 /// The Python interpreter itself, not a launcher script that a version manager puts on PATH.

@@ -37,6 +37,7 @@ impl Workshop {
     /// Lays out the scripts in a new temporary directory. `lab` is the lab's own binary, which plays the
     /// actors written in Rust.
     pub fn open(lab: &Path) -> Result<Arc<Self>> {
+        super::inherit::keep_descriptors_to_ourselves()?;
         let me = Identity::of(i32::try_from(std::process::id())?).context("cannot read /proc")?;
         let dir = std::env::temp_dir().join(format!("rung-lab-{}-{}", me.pid, me.start_ticks));
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -231,6 +232,11 @@ impl Stage {
         Ok(Play { command, report })
     }
 
+    /// Where a file of tests/programs lies.
+    pub fn script(&self, name: &str) -> PathBuf {
+        self.workshop.dir.join(name)
+    }
+
     /// A compiled C program of tests/programs.
     pub fn c(&mut self, source: &'static str) -> Result<Play> {
         let binary = self.workshop.compiled(source)?;
@@ -239,13 +245,13 @@ impl Stage {
 
     /// A Python script of tests/programs.
     pub fn python(&mut self, script: &str) -> Result<Play> {
-        let file = self.workshop.dir.join(script);
+        let file = self.script(script);
         Ok(self.program(programs::python()?)?.args(["-B"]).args([file]))
     }
 
     /// A Java program of tests/programs, run from its source.
     pub fn java(&mut self, source: &str) -> Result<Play> {
-        let file = self.workshop.dir.join(source);
+        let file = self.script(source);
         Ok(self
             .program("java")?
             .args(["-Xmx64m", "-XX:TieredStopAtLevel=1"])

@@ -31,6 +31,13 @@ pub(crate) const CASES: &[Case] = &[
         job,
     )
     .needs(&[Need::Program("python3")]),
+    Case::twin(
+        "stopped-twin-debugger",
+        StoppedProcess,
+        "a program stopped in gdb at a terminal",
+        debugger,
+    )
+    .needs(&[Need::Program("python3"), Need::Program("gdb")]),
 ];
 
 /// A full pipe whose reader is stopped: the truth, the reader and the writer.
@@ -76,4 +83,20 @@ fn job(stage: &mut Stage) -> Result<Truth> {
     stage.own(child);
     bite::state(child, 'T')?;
     Ok(Truth::twin(StoppedProcess, [parent.pid, child]))
+}
+
+fn debugger(stage: &mut Stage) -> Result<Truth> {
+    let play = stage.python("processes.py")?.args(["debugger"]);
+    let terminal = stage.start(play)?;
+    let gdb = terminal.get("gdb")?;
+    stage.own(gdb);
+    let mut traced = None;
+    bite::until("gdb holds a traced process", || {
+        let held = |pid: &i32| proc::stat(*pid).is_some_and(|stat| stat.state == 't');
+        traced = proc::children(gdb).into_iter().find(held);
+        traced.is_some()
+    })?;
+    let traced = traced.context("just seen")?;
+    stage.own(traced);
+    Ok(Truth::twin(StoppedProcess, [terminal.pid, gdb, traced]))
 }
