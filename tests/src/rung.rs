@@ -60,6 +60,11 @@ impl Rung {
             .context("there is no rung binary beside the tests: `cargo build` it first, or set RUNG_BIN")
     }
 
+    /// Where it lies.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Runs `rung diagnose --for WINDOW --format json` and reads the report. `meanwhile` happens after a
     /// third of the window. `scratch` is a directory for its output.
     pub fn diagnose(

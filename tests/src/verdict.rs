@@ -30,12 +30,7 @@ pub fn judge(truth: &Truth, cast: &[i32], source: Source, report: &Report) -> Ve
 fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
     let modes: Vec<&str> = truth.modes.iter().map(|mode| mode.id()).collect();
     let findings = report.findings();
-    let about = findings.iter().filter(|finding| {
-        modes.contains(&finding.mode())
-            && finding
-                .subject()
-                .is_some_and(|pid| truth.subjects.iter().any(|&subject| i64::from(subject) == pid))
-    });
+    let about = findings.iter().filter(|finding| rightful(truth, finding));
     let best = about
         .map(|finding| shortcomings(truth, source, report, finding))
         .min_by_key(Vec::len);
@@ -109,6 +104,14 @@ fn wrong_age(truth: &Truth, report: &Report, finding: &Finding<'_>) -> Option<St
         .then(|| format!("its age is {age:.1} s, the truth {at_start:.1} to {at_end:.1} s"))
 }
 
+/// Whether it is of the right mode and blames a culprit.
+fn rightful(truth: &Truth, finding: &Finding<'_>) -> bool {
+    truth.modes.iter().any(|mode| mode.id() == finding.mode())
+        && finding
+            .subject()
+            .is_some_and(|pid| truth.subjects.iter().any(|&subject| i64::from(subject) == pid))
+}
+
 /// What is said of the case's processes besides the truth: symptoms need a cause, anything else is wrong.
 fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
@@ -128,8 +131,7 @@ fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
             if finding.root() && !truth.modes.iter().any(is) {
                 alarms.push(format!("{id} is a symptom, but has no cause"));
             }
-        } else if finding.root() && cast.iter().any(|&pid| finding.names(pid)) && !truth.modes.iter().any(is)
-        {
+        } else if finding.root() && cast.iter().any(|&pid| finding.names(pid)) && !rightful(truth, &finding) {
             alarms.push(format!(
                 "{id}: {mode} is an incident of its own that is not there"
             ));
@@ -225,6 +227,14 @@ mod tests {
         assert!(problems(&truth, &[root.clone(), symptom.clone()]).contains("no cause"));
         symptom["cause"] = root["id"].clone();
         assert_eq!(problems(&truth, &[root, symptom]), "");
+    }
+
+    #[test]
+    fn a_second_incident_that_blames_the_victim_is_a_problem() {
+        let right = finding(Mode::PipeStall, 7, 60.0);
+        assert!(
+            problems(&truth(), &[right, finding(Mode::PipeStall, 8, 60.0)]).contains("incident of its own")
+        );
     }
 
     #[test]

@@ -74,11 +74,12 @@ impl Drop for PidsGroup {
     }
 }
 
-/// Removes the empty group of a mark, for the guard of a dead runner.
-pub fn remove_marked(mark: &str) {
-    if let Some(root) = pids_root() {
-        let _ = fs::remove_dir(root.join(name(mark)));
-    }
+/// Removes the empty group of a mark, for the guard of a dead runner; whether none is left.
+pub fn remove_marked(mark: &str) -> bool {
+    let Some(group) = pids_root().map(|root| root.join(name(mark))) else {
+        return true;
+    };
+    !group.exists() || fs::remove_dir(group).is_ok()
 }
 
 fn name(mark: &str) -> String {

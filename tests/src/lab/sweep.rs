@@ -117,10 +117,63 @@ pub fn guard(runner: i32, mark: &str, dir: &Path, seconds: u64) -> Result<()> {
         poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))?;
     }
     kill_all(mark, &[])?;
-    cgroup::remove_marked(mark);
+    // A group is empty once its last process was reaped, by whoever inherited it.
+    let end = Instant::now() + PATIENCE;
+    while !cgroup::remove_marked(mark) && Instant::now() < end {
+        sleep(Duration::from_millis(50));
+    }
     if !proc::alive(runner) {
         // Several guards of one runner may be at it at once; the last one finishes.
         let _ = fs::remove_dir_all(dir);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me() -> Identity {
+        Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_reused_pid_is_never_hit() {
+        // Were it hit, this test would not live to tell.
+        let other = Identity {
+            start_ticks: me().start_ticks + 1,
+            ..me()
+        };
+        assert!(other.signal(Signal::KILL).is_err());
+        assert!(!other.runs() && !other.left());
+        assert!(me().runs() && me().left());
+    }
+
+    #[test]
+    fn only_the_marked_are_found() {
+        let mut marked_child = std::process::Command::new("sleep")
+            .arg("60")
+            .env(MARK, "t-1")
+            .spawn()
+            .unwrap();
+        let mut other_child = std::process::Command::new("sleep")
+            .arg("60")
+            .env(MARK, "t-11")
+            .spawn()
+            .unwrap();
+        let found = marked("t-1");
+        let ended = kill_all("t-1", &[]).unwrap();
+        marked_child.wait().unwrap();
+        assert_eq!(
+            found
+                .iter()
+                .map(|one| one.pid.cast_unsigned())
+                .collect::<Vec<_>>(),
+            [marked_child.id()]
+        );
+        assert_eq!(ended.len(), 1);
+        assert!(other_child.try_wait().unwrap().is_none());
+        other_child.kill().unwrap();
+        other_child.wait().unwrap();
+    }
 }
