@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rung_diagnosis::mode::Mode;
+
 use crate::lab::{Certainty, Truth};
 use crate::rung::{Finding, Report, Source};
 
@@ -9,11 +11,10 @@ use crate::rung::{Finding, Report, Source};
 ///
 /// `cast` is every process of the case, so that nothing else is said of them.
 pub fn judge(truth: &Truth, cast: &[i32], source: Source, report: &Report) -> Vec<String> {
-    let mut problems = if truth.subjects.is_empty() {
-        Vec::new()
-    } else {
-        fault(truth, source, report)
-    };
+    let faults = truth.incidents().filter(|incident| !incident.subjects.is_empty());
+    let mut problems: Vec<String> = faults
+        .flat_map(|incident| fault(incident, source, report))
+        .collect();
     problems.extend(false_alarms(truth, cast, report));
     let took = report.ended.duration_since(report.started);
     if took > report.window + Duration::from_secs(2) {
@@ -116,25 +117,25 @@ fn rightful(truth: &Truth, finding: &Finding<'_>) -> bool {
 fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
     for finding in report.findings().into_iter().filter(Finding::alarms) {
-        let is = |mode: &rung_diagnosis::mode::Mode| mode.id() == finding.mode();
-        if truth.tolerated.iter().any(is) {
+        let is = |mode: &Mode| mode.id() == finding.mode();
+        let any = |holds: &dyn Fn(&Truth) -> bool| truth.incidents().any(holds);
+        if any(&|incident| incident.tolerated.iter().any(is) || rightful(incident, &finding)) {
             continue;
         }
-        let (id, mode) = (&finding.0["id"], finding.mode());
-        if truth.innocent.iter().any(|&pid| finding.names(pid)) {
+        let id = &finding.0["id"];
+        if any(&|incident| incident.innocent.iter().any(|&pid| finding.names(pid))) {
             alarms.push(format!("false alarm: {id} names the innocent"));
-        } else if truth
-            .symptoms
-            .iter()
-            .any(|(mode, pid)| is(mode) && finding.names(*pid))
-        {
-            if finding.root() && !truth.modes.iter().any(is) {
+        } else if any(&|incident| {
+            incident
+                .symptoms
+                .iter()
+                .any(|(mode, pid)| is(mode) && finding.names(*pid))
+        }) {
+            if finding.root() {
                 alarms.push(format!("{id} is a symptom, but has no cause"));
             }
-        } else if finding.root() && cast.iter().any(|&pid| finding.names(pid)) && !rightful(truth, &finding) {
-            alarms.push(format!(
-                "{id}: {mode} is an incident of its own that is not there"
-            ));
+        } else if finding.root() && cast.iter().any(|&pid| finding.names(pid)) {
+            alarms.push(format!("{id} is an incident of its own that is not there"));
         }
     }
     alarms
@@ -144,7 +145,6 @@ fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
 mod tests {
     use std::time::Instant;
 
-    use rung_diagnosis::mode::Mode;
     use serde_json::{Value, json};
 
     use super::*;
@@ -227,6 +227,17 @@ mod tests {
         assert!(problems(&truth, &[root.clone(), symptom.clone()]).contains("no cause"));
         symptom["cause"] = root["id"].clone();
         assert_eq!(problems(&truth, &[root, symptom]), "");
+    }
+
+    #[test]
+    fn two_incidents_are_two_roots() {
+        let since = Instant::now();
+        let both = truth().and(Truth::fault(Mode::Zombie, 8, since));
+        let (pipe, mut zombie) = (finding(Mode::PipeStall, 7, 60.0), finding(Mode::Zombie, 8, 0.0));
+        assert_eq!(problems(&both, &[pipe.clone(), zombie.clone()]), "");
+        assert!(problems(&both, std::slice::from_ref(&pipe)).contains("no finding zombie"));
+        zombie["cause"] = pipe["id"].clone();
+        assert!(problems(&both, &[pipe, zombie]).contains("it is the root"));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use libc::{SYS_flock, SYS_futex, SYS_wait4, SYS_write};
-use rung_diagnosis::mode::Mode::{FileLockWait, LockContention, PipeStall, StoppedProcess, ThreadPileUp};
+use rung_diagnosis::mode::Mode::{
+    FileLockWait, LockContention, PipeStall, StoppedProcess, ThreadPileUp, Zombie,
+};
 use rustix::process::Signal;
 
 use super::bite::{self, Hang};
@@ -11,6 +13,7 @@ use super::file_lock_wait::{locks, waited_for};
 use super::proc;
 use super::stage::Stage;
 use super::truth::{Role, Truth};
+use super::{pipe_stall, zombie};
 
 pub(crate) const CASES: &[Case] = &[
     Case::fault(
@@ -28,6 +31,13 @@ pub(crate) const CASES: &[Case] = &[
         stopped_holder,
     )
     .needs(&[Need::Program("python3")]),
+    Case::fault(
+        "two-incidents",
+        Zombie,
+        "a parent that does not reap, and an unlinked full pipe",
+        two_incidents,
+    )
+    .needs(&[Need::Program("cc")]),
 ];
 
 fn pile_up(stage: &mut Stage) -> Result<Truth> {
@@ -86,4 +96,9 @@ fn stopped_holder(stage: &mut Stage) -> Result<Truth> {
         .symptom(FileLockWait, holder.pid)
         .threshold_seconds(5)
         .case("it holds a file lock"))
+}
+
+fn two_incidents(stage: &mut Stage) -> Result<Truth> {
+    let pipe = pipe_stall::sleeper(stage)?;
+    Ok(zombie::fifty(stage)?.and(pipe))
 }

@@ -96,7 +96,7 @@ fn member(stage: &mut Stage, shell: i32, comm: &str) -> Result<i32> {
     Ok(pid)
 }
 
-fn sleeper(stage: &mut Stage) -> Result<Truth> {
+pub(crate) fn sleeper(stage: &mut Stage) -> Result<Truth> {
     let play = stage.sh("cat /dev/zero | sleep $RUNG_LAB_SECONDS; :")?;
     let shell = stage.start(play)?.pid;
     let (writer, reader) = (member(stage, shell, "cat")?, member(stage, shell, "sleep")?);

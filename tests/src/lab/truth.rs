@@ -90,6 +90,8 @@ pub struct Truth {
     pub tolerated: Vec<Mode>,
     /// Which case of the mode it is, in words.
     pub case: Option<String>,
+    /// Other incidents on the same stage, unlinked to this one: each must be a root of its own.
+    pub also: Vec<Truth>,
     /// What makes it happen, if it has not happened yet.
     pub trigger: Option<Trigger>,
 }
@@ -111,6 +113,7 @@ impl Truth {
             innocent: Vec::new(),
             tolerated: Vec::new(),
             case: None,
+            also: Vec::new(),
             trigger: None,
         }
     }
@@ -172,6 +175,18 @@ impl Truth {
     pub fn tolerate(mut self, mode: Mode) -> Self {
         self.tolerated.push(mode);
         self
+    }
+
+    /// And apart from it.
+    pub fn and(mut self, other: Truth) -> Self {
+        self.threshold = self.threshold.max(other.threshold);
+        self.also.push(other);
+        self
+    }
+
+    /// This incident and the others.
+    pub fn incidents(&self) -> impl Iterator<Item = &Truth> + Clone {
+        std::iter::once(self).chain(&self.also)
     }
 
     /// In words.
@@ -239,7 +254,10 @@ impl std::fmt::Display for Truth {
             "expected: {:?}, at most {} s after it bit",
             self.certainty,
             self.threshold.as_secs()
-        )
+        )?;
+        self.also
+            .iter()
+            .try_for_each(|other| write!(f, "and apart from it:\n{other}"))
     }
 }
 

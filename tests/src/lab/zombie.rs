@@ -56,7 +56,7 @@ pub(crate) const CASES: &[Case] = &[
     .needs(C),
 ];
 
-fn fifty(stage: &mut Stage) -> Result<Truth> {
+pub(crate) fn fifty(stage: &mut Stage) -> Result<Truth> {
     let play = stage.c("fork.c")?.args(["zombies", "50"]);
     let pid = stage.start(play)?.pid;
     let since = bite::until("fifty children are zombies", || proc::zombies_of(pid) == 50)?;
