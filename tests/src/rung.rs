@@ -201,6 +201,16 @@ impl Report {
             let known = ["observed", "clear", "needs-longer", "could-not-observe"];
             ensure!(known.contains(&status), "coverage of {mode} is {status:?}");
         }
+        let alarming = findings.iter().filter(|finding| finding.alarms());
+        let lowest = alarming
+            .filter(|finding| finding.root())
+            .filter_map(|finding| finding.0["rung"].as_u64())
+            .min();
+        let root_rung = value["root_rung"].as_u64();
+        ensure!(
+            root_rung == lowest,
+            "root_rung is {root_rung:?}, the lowest root stands on {lowest:?}"
+        );
         let expected = i32::from(findings.iter().any(|finding| finding.alarms()));
         ensure!(
             code == expected,
@@ -288,10 +298,14 @@ impl Finding<'_> {
             "{mode} is not of rung {}",
             self.0["rung"]
         );
-        ensure!(
-            self.age_seconds().is_some_and(|age| age >= 0.0),
-            "age_seconds is no age"
-        );
+        // What left no date behind has neither.
+        match (self.0["since"].is_string(), self.age_seconds()) {
+            (true, Some(age)) => ensure!(age >= 0.0, "age_seconds is {age}"),
+            (dated, age) => ensure!(
+                !dated && age.is_none(),
+                "since and age_seconds do not go together"
+            ),
+        }
         ensure!(self.0["subject"].is_object(), "subject is no object");
         for key in ["others", "evidence", "chain"] {
             ensure!(self.0[key].is_array(), "{key} is no list");

@@ -93,7 +93,12 @@ fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Findin
 
 /// The age at some moment of the run, within a second or a tenth.
 fn wrong_age(truth: &Truth, report: &Report, finding: &Finding<'_>) -> Option<String> {
-    let age = finding.age_seconds()?;
+    if !truth.age_known {
+        return None;
+    }
+    let Some(age) = finding.age_seconds() else {
+        return Some("it gives no age".to_owned());
+    };
     let at_start = report
         .started
         .saturating_duration_since(truth.since)
@@ -101,8 +106,7 @@ fn wrong_age(truth: &Truth, report: &Report, finding: &Finding<'_>) -> Option<St
     let at_end = report.ended.saturating_duration_since(truth.since).as_secs_f64();
     let leeway = (at_end / 10.0).max(1.0);
     let fits = (at_start - leeway..=at_end + leeway).contains(&age);
-    (truth.age_known && !fits)
-        .then(|| format!("its age is {age:.1} s, the truth {at_start:.1} to {at_end:.1} s"))
+    (!fits).then(|| format!("its age is {age:.1} s, the truth {at_start:.1} to {at_end:.1} s"))
 }
 
 /// Whether it is of the right mode and blames a culprit.
@@ -162,10 +166,14 @@ mod tests {
             .iter()
             .map(|mode| json!({"mode": mode.id(), "status": "could-not-observe"}))
             .collect();
+        let root_rung = findings
+            .iter()
+            .filter_map(|finding| finding["rung"].as_u64())
+            .min();
         let value = json!({"schema": "rung.report/1",
             "host": {"name": "h", "kernel": "6.18", "boot_id": "b"},
             "window": {"start": "2026-11-23T23:50:00.123Z", "seconds": 0.0},
-            "root_rung": 2, "findings": findings, "coverage": coverage});
+            "root_rung": root_rung, "findings": findings, "coverage": coverage});
         let now = Instant::now();
         Report {
             value,
