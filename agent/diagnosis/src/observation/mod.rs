@@ -1,0 +1,61 @@
+//! What probes hand to the diagnosis: facts only, with the time inside.
+//!
+//! Times ending in `_ns` are nanoseconds of `CLOCK_MONOTONIC` unless the field says otherwise. Identifiers that are
+//! opaque (addresses of kernel objects) serve for equality within one boot only.
+
+mod descriptor;
+mod event;
+mod host;
+mod sight;
+mod task;
+
+pub use descriptor::{
+    DescriptorObservation, FdObject, FileId, InetObservation, LockKind, LockObservation, PipeFill,
+    PipeObservation, SocketAddress, SocketId, TcpFigures, UnixKind, UnixObservation, UnixState, Watch,
+};
+pub use event::{EventsObservation, ExitObservation};
+pub use host::{HostObservation, PidsLimitObservation, ProcessDetail};
+pub use sight::{Sight, Signal, Source, View};
+pub use task::{
+    BlockedCall, Call, Comm, FutexCall, FutexOp, FutexWords, SignalMasks, TaskObservation, TaskState, WaitFor,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// One picture of the host: every thread, and every descriptor that somebody can wait on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Picture {
+    /// When the walk began, `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
+    /// When the walk ended, `CLOCK_MONOTONIC`.
+    pub ended_ns: u64,
+    /// The wall clock at `began_ns`, nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// `CLOCK_BOOTTIME - CLOCK_MONOTONIC`: the time spent suspended, so that start times can be compared.
+    pub suspended_ns: u64,
+    /// Every thread, by tid; zombies included.
+    pub tasks: Vec<TaskObservation>,
+    /// Descriptors of pipes, sockets, event polls, terminals and locked files.
+    pub descriptors: Vec<DescriptorObservation>,
+    /// Pipes and FIFOs behind those descriptors, each once.
+    pub pipes: Vec<PipeObservation>,
+    /// Unix sockets, each once.
+    pub unix_sockets: Vec<UnixObservation>,
+    /// TCP and UDP sockets, each once.
+    pub inet_sockets: Vec<InetObservation>,
+    /// The kernel's file lock table; read only when some thread waits in a lock call.
+    pub locks: Vec<LockObservation>,
+    /// Limits on the number of processes, of the control groups that have one.
+    pub pids_limits: Vec<PidsLimitObservation>,
+    /// What this picture could see, and what it could not.
+    pub sight: Sight,
+    /// Rows that were dropped because they contradicted each other: a process or thread that changed mid-walk.
+    pub torn_rows: u32,
+}
+
+impl Picture {
+    /// Length of the walk, nanoseconds.
+    pub fn walk_ns(&self) -> u64 {
+        self.ended_ns.saturating_sub(self.began_ns)
+    }
+}

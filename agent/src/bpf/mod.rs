@@ -1,0 +1,289 @@
+//! The picture by BPF iterators: every thread and every waitable descriptor of the host, in all containers at once,
+//! with no hook on anybody's path.
+//!
+//! Degradation: without BTF, privilege or iterators [`BpfSource::open`] says why and what would help, and the caller
+//! falls back to [`crate::procfs`]. Without `bpf_copy_from_user_task` (before 5.18) the plain iterator is used, and the
+//! memory of blocked threads is declared unseen. Without raw tracepoints the event counts are declared unseen.
+
+mod btf;
+mod decode;
+mod events;
+mod machine;
+
+use std::fs;
+use std::io::Read;
+use std::time::Duration;
+
+use aya::programs::{Iter, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader, Endianness};
+use rung_diagnosis::observation::{EventsObservation, Picture, Signal, Source, View};
+use thiserror::Error;
+use zerocopy::IntoBytes;
+
+pub use btf::{BtfError, KernelTypes};
+
+use crate::clock;
+
+/// The programs, as `ebpf/build.sh` built them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/rung.bpf.o");
+
+/// Where the kernel publishes its type information.
+const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// The iterator's buffer in the kernel holds 8 pages; a larger read returns no more.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Why BPF is not to be had here, and what would help.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{why}")]
+pub struct Unavailable {
+    /// The reason.
+    pub why: String,
+    /// What the user can do.
+    pub remedy: String,
+}
+
+impl Unavailable {
+    fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Unavailable {
+            why: why.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// A failure while taking a picture with programs that had loaded.
+#[derive(Debug, Error)]
+#[error("the BPF iterator {iterator} failed: {source}")]
+pub struct IterError {
+    iterator: &'static str,
+    source: std::io::Error,
+}
+
+/// The loaded programs.
+pub struct BpfSource {
+    ebpf: Ebpf,
+    source: Source,
+    /// Why the memory of blocked threads is not read, if it is not.
+    memory_refused: Option<String>,
+    absent: Vec<String>,
+    events: Option<events::Events>,
+    tasks: Vec<u8>,
+    descriptors: Vec<u8>,
+}
+
+impl BpfSource {
+    /// Resolves offsets from the running kernel's BTF and loads the iterators.
+    pub fn open() -> Result<Self, Unavailable> {
+        let raw = fs::read(VMLINUX_BTF).map_err(|error| {
+            Unavailable::new(
+                format!("cannot read {VMLINUX_BTF}: {error}"),
+                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+            )
+        })?;
+        let functions = ["bpf_iter_task", "bpf_iter_task_file"];
+        let types = KernelTypes::parse(&raw, &machine::structures(), &functions).map_err(|error| {
+            Unavailable::new(error.to_string(), "report this kernel's version to the project")
+        })?;
+        let (offsets, absent, usable) = machine::offsets(&types);
+        if !usable {
+            return Err(Unavailable::new(
+                format!("this kernel lacks what the programs need: {}", absent.join(", ")),
+                "use a kernel of 5.8 or later",
+            ));
+        }
+        let machine = machine::machine(&types, nested_pid_namespace(), true);
+        let btf = Btf::parse(&types.functions_only(), Endianness::Little).map_err(|error| {
+            Unavailable::new(error.to_string(), "report this kernel's version to the project")
+        })?;
+        drop(types);
+        drop(raw);
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global("OFFSETS", offsets.as_bytes(), true)
+            .override_global("MACHINE", machine.as_bytes(), true)
+            .load(OBJECT)
+            .map_err(|error| refused("BPF maps could not be made", &error))?;
+        let memory_refused = match load(&mut ebpf, "iter_task", "task", &btf) {
+            Ok(()) => None,
+            Err(error) => {
+                load(&mut ebpf, "iter_task_plain", "task", &btf)
+                    .map_err(|error| refused("the kernel refused the task iterator", &error))?;
+                Some(reason(&error))
+            }
+        };
+        load(&mut ebpf, "iter_task_file", "task_file", &btf)
+            .map_err(|error| refused("the kernel refused the descriptor iterator", &error))?;
+        let source = if memory_refused.is_some() {
+            Source::BpfIterPlain
+        } else {
+            Source::BpfIter
+        };
+        Ok(BpfSource {
+            ebpf,
+            source,
+            memory_refused,
+            absent,
+            events: None,
+            tasks: Vec::new(),
+            descriptors: Vec::new(),
+        })
+    }
+
+    /// Starts counting forks, execs and exits.
+    pub fn watch_events(&mut self) -> Result<(), Unavailable> {
+        if self.events.is_none() {
+            self.events = Some(events::Events::attach(&mut self.ebpf)?);
+        }
+        Ok(())
+    }
+
+    /// What was counted since the last call; `None` if nothing is being counted.
+    pub fn take_events(&mut self) -> Option<EventsObservation> {
+        self.events.as_mut().map(|events| events.take(&mut self.ebpf))
+    }
+
+    /// Names of kernel fields that this kernel lacks and that the programs do without.
+    pub fn absent_fields(&self) -> &[String] {
+        &self.absent
+    }
+
+    /// Which tier of the iterators loaded.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Takes one picture: threads and descriptors. Locks and limits are the caller's to add.
+    pub fn picture(&mut self) -> Result<Picture, IterError> {
+        // A thread that slept a moment has just been given a CPU: its own row ties the scheduler's clock to ours.
+        std::thread::sleep(Duration::from_nanos(1));
+        let mut picture = Picture {
+            began_ns: clock::monotonic_ns(),
+            unix_ns: clock::unix_ns(),
+            ..Picture::default()
+        };
+        picture.suspended_ns = clock::suspended_ns();
+        let task_program = if self.source == Source::BpfIter {
+            "iter_task"
+        } else {
+            "iter_task_plain"
+        };
+        walk(&mut self.ebpf, task_program, &mut self.tasks)?;
+        walk(&mut self.ebpf, "iter_task_file", &mut self.descriptors)?;
+        decode::decode(&self.tasks, &self.descriptors, &mut picture);
+        picture.ended_ns = clock::monotonic_ns();
+        self.describe_sight(&mut picture);
+        Ok(picture)
+    }
+
+    fn describe_sight(&self, picture: &mut Picture) {
+        let sight = &mut picture.sight;
+        sight.source = self.source;
+        for signal in [
+            Signal::Tasks,
+            Signal::SystemCalls,
+            Signal::OffCpuAge,
+            Signal::Descriptors,
+            Signal::PipeFill,
+            Signal::UnixSockets,
+            Signal::InetSockets,
+        ] {
+            sight.set(signal, View::Full);
+        }
+        let memory = match &self.memory_refused {
+            None => View::Full,
+            Some(why) => View::Blind {
+                why: format!("the kernel does not let an iterator read the memory of threads: {why}"),
+                remedy: "use a kernel of 5.18 or later".into(),
+            },
+        };
+        sight.set(Signal::FutexWords, memory);
+        let events = match &self.events {
+            Some(_) => View::Full,
+            None => View::Blind {
+                why: "events were not counted: a single picture was taken".into(),
+                remedy: "run with --for 5s".into(),
+            },
+        };
+        sight.set(Signal::ExitEvents, events.clone());
+        sight.set(Signal::ForkCounts, events);
+    }
+}
+
+/// Whether this process lives below the initial PID namespace, whose inode number is fixed: PROC_PID_INIT_INO
+/// (include/linux/proc_ns.h).
+fn nested_pid_namespace() -> bool {
+    const INITIAL: &str = "pid:[4026531836]";
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() != INITIAL)
+}
+
+fn load(ebpf: &mut Ebpf, name: &'static str, iterator: &str, btf: &Btf) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| {
+        ProgramError::IOError(std::io::Error::other(format!("no program {name} in the object")))
+    })?;
+    <&mut Iter>::try_from(program)?.load(iterator, btf)
+}
+
+/// Runs one iterator to its end, into `into`.
+fn walk(ebpf: &mut Ebpf, name: &'static str, into: &mut Vec<u8>) -> Result<(), IterError> {
+    let failed = |source| IterError {
+        iterator: name,
+        source,
+    };
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| failed(std::io::Error::other("not in the object")))?;
+    let open = || -> Result<fs::File, ProgramError> {
+        let program = <&mut Iter>::try_from(program)?;
+        let link = program.attach()?;
+        Ok(program
+            .take_link(link)?
+            .into_file()
+            .map_err(std::io::Error::other)?)
+    };
+    let mut file = open().map_err(|error| failed(std::io::Error::other(error)))?;
+    into.clear();
+    loop {
+        let at = into.len();
+        into.resize(at + READ_BYTES, 0);
+        let outcome = file.read(&mut into[at..]);
+        let read = match outcome {
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+            // The kernel stops a very long walk with EAGAIN after a million objects; it goes on at the next read.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                into.truncate(at);
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        into.truncate(at + read);
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The innermost reason of an aya error, without the verifier's log.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    let text = last.to_string();
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect()
+}
+
+fn refused(what: &str, error: &dyn std::error::Error) -> Unavailable {
+    tracing::debug!(%error, "{what}");
+    let remedy = if rustix::process::geteuid().is_root() {
+        "give the process CAP_BPF and CAP_PERFMON, and a kernel of 5.8 or later"
+    } else {
+        "run as root, or with CAP_BPF and CAP_PERFMON"
+    };
+    Unavailable::new(format!("{what}: {}", reason(error)), remedy)
+}

@@ -1,0 +1,316 @@
+//! The task iterator: one [`TaskRecord`] for every thread.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_copy_from_user_task, bpf_probe_read_kernel, bpf_task_pt_regs};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use rung_ebpf_common::{ABSENT, COMM_LEN, Field, TaskRecord, USER_BYTES, task_bits};
+
+use crate::kernel::{IterMeta, machine, offset, read, read_at, read_via, reader_level, upid_at, write};
+
+/// `struct bpf_iter__task`.
+#[repr(C)]
+struct TaskContext {
+    meta: *const IterMeta,
+    task: *mut c_void,
+}
+
+/// A record is too large for the stack of a BPF program.
+#[map]
+static TASK_SCRATCH: PerCpuArray<TaskRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// `struct k_sigaction` times `_NSIG`, of which the handlers are looked at.
+#[repr(C)]
+struct Actions {
+    action: [[u64; ACTION_WORDS]; SIGNALS],
+}
+
+const ACTION_WORDS: usize = 4;
+const SIGNALS: usize = 64;
+
+#[map]
+static ACTIONS_SCRATCH: PerCpuArray<Actions> = PerCpuArray::with_max_entries(1, 0);
+
+/// TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE (include/linux/sched.h).
+const ASLEEP: u32 = 3;
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `enum pid_type` (include/linux/pid_types.h).
+const PIDTYPE_TGID: u32 = 1;
+const PIDTYPE_PGID: u32 = 2;
+const PIDTYPE_SID: u32 = 3;
+/// Bytes of user memory read in one piece.
+const PIECE: u32 = USER_BYTES as u32 / 2;
+
+/// With the memory of blocked threads; needs `bpf_copy_from_user_task` (5.18).
+#[unsafe(link_section = "iter.s/task")]
+#[unsafe(no_mangle)]
+fn iter_task(context: *mut c_void) -> i32 {
+    visit(context.cast(), true)
+}
+
+/// Without it.
+#[unsafe(link_section = "iter/task")]
+#[unsafe(no_mangle)]
+fn iter_task_plain(context: *mut c_void) -> i32 {
+    visit(context.cast(), false)
+}
+
+#[inline(always)]
+fn visit(context: *const TaskContext, memory: bool) -> i32 {
+    let (meta, task) = unsafe { ((*context).meta, (*context).task) };
+    if task.is_null() {
+        return 0;
+    }
+    let Some(record) = TASK_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let record = unsafe { &mut *record };
+    fill(record, task, memory);
+    write(meta, record);
+    0
+}
+
+#[inline(always)]
+fn fill(record: &mut TaskRecord, pointer: *mut c_void, memory: bool) {
+    let task = pointer as u64;
+    let state: u32 = read(task, Field::TaskState);
+    record.state = state;
+    record.voluntary = read(task, Field::TaskVoluntary);
+    record.involuntary = read(task, Field::TaskInvoluntary);
+    record.exit_state = read(task, Field::TaskExitState);
+    record.exit_code = read(task, Field::TaskExitCode);
+    record.flags = read(task, Field::TaskFlags);
+    record.start_ns = read(task, Field::TaskStartBoottime);
+    record.run_ns = read(task, Field::TaskSumExec);
+    record.exec_start_ns = read(task, Field::TaskExecStart);
+    record.run_delay_ns = read(task, Field::TaskRunDelay);
+    record.last_arrival_ns = read(task, Field::TaskLastArrival);
+    record.comm = read::<[u8; COMM_LEN]>(task, Field::TaskComm);
+    record.mm = read(task, Field::TaskMm);
+    record.bits = 0;
+    record.caught = 0;
+    record.ignored = 0;
+    record.call = -1;
+    record.user_len = [0; 2];
+    identify(record, task);
+    if record.flags & PF_KTHREAD == 0 && record.exit_state == 0 {
+        registers(record, pointer);
+        if memory && machine!(read_memory) != 0 && state & ASLEEP != 0 {
+            user_memory(record, pointer);
+        }
+    }
+    let again: u32 = read(task, Field::TaskState);
+    let voluntary: u64 = read(task, Field::TaskVoluntary);
+    let involuntary: u64 = read(task, Field::TaskInvoluntary);
+    if again != state || voluntary != record.voluntary || involuntary != record.involuntary {
+        record.bits |= task_bits::MOVED;
+    }
+}
+
+/// Ids of the thread and of its relatives, in the reader's namespace and in its own.
+#[inline(always)]
+fn identify(record: &mut TaskRecord, task: u64) {
+    let signal: u64 = read(task, Field::TaskSignal);
+    let pid: u64 = read(task, Field::TaskThreadPid);
+    let pids = offset(Field::SignalPids);
+    let group: u64 = read_at(signal, pids + PIDTYPE_TGID * 8);
+    let process_group: u64 = read_at(signal, pids + PIDTYPE_PGID * 8);
+    let session: u64 = read_at(signal, pids + PIDTYPE_SID * 8);
+    let parent: u64 = read(task, Field::TaskRealParent);
+    let reader_level = reader_level();
+    if reader_level == 0 {
+        record.tid = read(task, Field::TaskPid);
+        record.tgid = read(task, Field::TaskTgid);
+        record.parent = read(parent, Field::TaskTgid);
+    } else {
+        record.tid = number_at(pid, reader_level);
+        record.tgid = number_at(group, reader_level);
+        record.parent = process_at(parent, reader_level);
+    }
+    record.pgid = number_at(process_group, reader_level);
+    record.sid = number_at(session, reader_level);
+    record.tracer = 0;
+    let traced: u32 = read(task, Field::TaskPtrace);
+    if traced != 0 {
+        let tracer: u64 = read(task, Field::TaskParent);
+        record.tracer = process_at(tracer, reader_level);
+    }
+    record.threads = read(signal, Field::SignalThreads);
+    let tty: u64 = read(signal, Field::SignalTty);
+    if tty != 0 {
+        record.bits |= task_bits::TERMINAL;
+    }
+    record.cgroup_id = 0;
+    let css_set: u64 = read(task, Field::TaskCgroups);
+    if css_set != 0 {
+        let cgroup: u64 = read(css_set, Field::CssSetDefault);
+        record.cgroup_id = read_via(cgroup, Field::CgroupNode, Field::KernfsId);
+    }
+    innermost(record, pid, group);
+    // Whether it ignores SIGHUP matters for those that outlived their parent: they share no session with the one
+    // that adopted them.
+    if record.tid == record.tgid && record.exit_state == 0 && record.flags & PF_KTHREAD == 0 {
+        let adopter: u64 = read(parent, Field::TaskSignal);
+        let adopter_session: u64 = read_at(adopter, pids + PIDTYPE_SID * 8);
+        if adopter_session != session && record.sid != record.tgid {
+            dispositions(record, task);
+        }
+    }
+}
+
+#[inline(always)]
+fn innermost(record: &mut TaskRecord, pid: u64, group: u64) {
+    record.ns_tid = 0;
+    record.ns_tgid = 0;
+    record.pid_ns = 0;
+    record.pid_ns_level = 0;
+    if pid == 0 {
+        return;
+    }
+    let level: u32 = read(pid, Field::PidLevel);
+    record.pid_ns_level = level;
+    let upid = upid_at(pid, level);
+    record.ns_tid = read(upid, Field::UpidNr);
+    record.pid_ns = read_via(upid, Field::UpidNs, Field::PidNamespaceInum);
+    if group != 0 {
+        record.ns_tgid = number_at(group, level);
+    }
+}
+
+/// The number of a `struct pid` at a level; 0 for processes that the level does not see.
+#[inline(always)]
+fn number_at(pid: u64, level: u32) -> u32 {
+    if pid == 0 {
+        return 0;
+    }
+    if level != 0 {
+        let own: u32 = read(pid, Field::PidLevel);
+        if own < level {
+            return 0;
+        }
+    }
+    read(upid_at(pid, level), Field::UpidNr)
+}
+
+#[inline(always)]
+fn process_at(task: u64, level: u32) -> u32 {
+    let signal: u64 = read(task, Field::TaskSignal);
+    let group: u64 = read_at(signal, offset(Field::SignalPids) + PIDTYPE_TGID * 8);
+    number_at(group, level)
+}
+
+/// The system call the thread is in: number and arguments as saved on entry.
+#[inline(always)]
+fn registers(record: &mut TaskRecord, task: *mut c_void) {
+    let number_at = machine!(call_number);
+    if number_at == ABSENT {
+        return;
+    }
+    let regs = unsafe { bpf_task_pt_regs(task.cast()) } as u64;
+    if regs == 0 {
+        return;
+    }
+    record.call = if machine!(call_number_size) == 8 {
+        read_at::<i64>(regs, number_at)
+    } else {
+        read_at::<i32>(regs, number_at) as i64
+    };
+    record.args[0] = read_at(regs, machine!(arguments[0]));
+    record.args[1] = read_at(regs, machine!(arguments[1]));
+    record.args[2] = read_at(regs, machine!(arguments[2]));
+    record.args[3] = read_at(regs, machine!(arguments[3]));
+    record.args[4] = read_at(regs, machine!(arguments[4]));
+    record.args[5] = read_at(regs, machine!(arguments[5]));
+    record.bits |= task_bits::IN_CALL;
+    let word = machine!(compat_word);
+    if word != ABSENT && read_at::<u32>(task as u64, word) & machine!(compat_mask) != 0 {
+        record.bits |= task_bits::COMPAT;
+    }
+}
+
+/// The memory that a blocked call points to: futex word, poll set, address to connect to.
+#[inline(always)]
+fn user_memory(record: &mut TaskRecord, task: *mut c_void) {
+    if record.bits & task_bits::COMPAT != 0 {
+        return;
+    }
+    let call = record.call as i32;
+    if call < 0 {
+        return;
+    }
+    if call == machine!(futex) {
+        piece(record, 0, task, record.args[0], 20);
+        if record.args[3] == 0 && record.bits & task_bits::SIGNALS == 0 {
+            dispositions(record, task as u64);
+        }
+    } else if call == machine!(poll) || call == machine!(ppoll) {
+        // struct pollfd has 8 bytes; more than 16 of them are not looked at.
+        let count = record.args[1];
+        let bytes = if count > 8 { PIECE } else { count as u32 * 8 };
+        piece(record, 0, task, record.args[0], bytes);
+        if count > 8 {
+            let rest = count - 8;
+            let bytes = if rest > 8 { PIECE } else { rest as u32 * 8 };
+            piece(record, 1, task, record.args[0] + PIECE as u64, bytes);
+        }
+    } else if call == machine!(select) || call == machine!(pselect6) {
+        let bytes = ((record.args[0] as u32 & 0xffff) + 63) / 64 * 8;
+        let bytes = if bytes > PIECE { PIECE } else { bytes };
+        piece(record, 0, task, record.args[1], bytes);
+        piece(record, 1, task, record.args[2], bytes);
+    } else if call == machine!(connect) {
+        let length = record.args[2] as u32;
+        piece(record, 0, task, record.args[1], if length > PIECE { PIECE } else { length });
+        if length > PIECE {
+            let rest = length - PIECE;
+            piece(record, 1, task, record.args[1] + PIECE as u64, if rest > PIECE { PIECE } else { rest });
+        }
+    } else if call == machine!(clone3) {
+        piece(record, 0, task, record.args[0], 8);
+    }
+}
+
+#[inline(always)]
+fn piece(record: &mut TaskRecord, index: usize, task: *mut c_void, address: u64, bytes: u32) {
+    // Nothing the compiler knows of `bytes` reaches the verifier: bound it where both can see it.
+    let bytes = core::hint::black_box(bytes) & (2 * PIECE - 1);
+    if address == 0 || bytes == 0 || bytes > PIECE {
+        return;
+    }
+    let to = unsafe { record.user.as_mut_ptr().add(index * PIECE as usize) };
+    let failed =
+        unsafe { bpf_copy_from_user_task(to.cast(), bytes, address as *const c_void, task.cast(), 0) };
+    if failed == 0 {
+        record.user_address[index] = address;
+        record.user_len[index] = bytes;
+    }
+}
+
+/// Which signals have a handler, and which are ignored.
+#[inline(always)]
+fn dispositions(record: &mut TaskRecord, task: u64) {
+    let Some(actions) = ACTIONS_SCRATCH.get_ptr_mut(0) else { return };
+    let sighand: u64 = read(task, Field::TaskSighand);
+    if sighand == 0 {
+        return;
+    }
+    let from = sighand + offset(Field::SighandAction) as u64;
+    let failed = unsafe {
+        bpf_probe_read_kernel(actions.cast(), size_of::<Actions>() as u32, from as *const c_void)
+    };
+    if failed != 0 {
+        return;
+    }
+    let actions = unsafe { &*actions };
+    let (mut caught, mut ignored) = (0u64, 0u64);
+    for signal in 0..SIGNALS {
+        let handler = actions.action[signal][0];
+        if handler == 1 {
+            ignored |= 1 << signal;
+        } else if handler != 0 {
+            caught |= 1 << signal;
+        }
+    }
+    record.caught = caught;
+    record.ignored = ignored;
+    record.bits |= task_bits::SIGNALS;
+}
