@@ -3,4 +3,12 @@
 pub mod bpf;
 pub mod clock;
 pub mod engine;
+#[cfg(test)]
+mod fake_tree;
+pub mod host;
+pub mod locks;
+pub mod pids_limits;
+pub mod procfs;
+pub mod sock_diag;
 pub mod syscalls;
+pub mod user_memory;

@@ -119,10 +119,7 @@ fn write_verdict(page: &mut Page<'_>, threads: &[&ThreadWait]) {
     let all = counted(threads.len() as u64, "thread");
     let parts: Vec<String> = [
         (Prospect::Dead, "can never go on"),
-        (
-            Prospect::UnlessSignalled,
-            "can go on only after a signal from outside",
-        ),
+        (Prospect::Doubtful, "in doubt"),
         (Prospect::HeldByStopped, "held by something stopped or traced"),
         (Prospect::Alive, "alive"),
     ]
@@ -192,9 +189,9 @@ fn ages(alike: &[&ThreadWait]) -> Option<String> {
 fn verdict(wait: &ThreadWait) -> (Style, String) {
     match wait.prospect {
         Prospect::Dead => (Style::Critical, "nothing can end this wait".to_owned()),
-        Prospect::UnlessSignalled => (
+        Prospect::Doubtful => (
             Style::Warning,
-            "only a signal from outside could end this wait".to_owned(),
+            "only a signal, or somebody who was not seen, could end this wait".to_owned(),
         ),
         Prospect::HeldByStopped => {
             let text = "it goes on only when what is stopped or traced is continued";

@@ -307,7 +307,7 @@ fn why_folds_threads_that_wait_alike() {
     waits.push(wait(
         122,
         "posted",
-        Prospect::UnlessSignalled,
+        Prospect::Doubtful,
         vec![link(122, "posted", "semaphore", Some(120), None)],
     ));
     waits.push(wait(

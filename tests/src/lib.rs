@@ -1,1 +1,5 @@
 //! Fault lab, end-to-end tests and benchmarks.
+
+pub mod lab;
+pub mod rung;
+pub mod verdict;

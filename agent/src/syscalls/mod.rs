@@ -15,6 +15,7 @@ mod tests;
 use rung_diagnosis::observation::{BlockedCall, Call, FutexCall, FutexOp, FutexWords, WaitFor, Watch};
 
 use numbers::Name;
+pub(crate) use sets::watch;
 
 /// The architecture whose calling convention and numbers apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -156,3 +156,91 @@ pub(super) fn number(arch: Arch, wanted: Name) -> Option<i32> {
         })
         .filter(|number| *number != NONE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_has_no_duplicates_and_round_trips() {
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            for (wanted, ..) in TABLE {
+                if let Some(number) = number(arch, *wanted) {
+                    assert_eq!(name(arch, number), Some(*wanted), "{wanted:?} on {arch:?}");
+                }
+            }
+            assert_eq!(name(arch, -1), None);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn x86_64_column_agrees_with_libc() {
+        for (name, libc) in [
+            (Name::Poll, libc::SYS_poll),
+            (Name::Select, libc::SYS_select),
+            (Name::EpollWait, libc::SYS_epoll_wait),
+            (Name::Pause, libc::SYS_pause),
+            (Name::Vfork, libc::SYS_vfork),
+        ] {
+            assert_eq!(number(Arch::X86_64, name).map(i64::from), Some(libc), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn column_of_the_build_agrees_with_libc() {
+        let Some(arch) = Arch::of_build() else { return };
+        for (name, libc) in [
+            (Name::Accept, libc::SYS_accept),
+            (Name::Accept4, libc::SYS_accept4),
+            (Name::ClockNanosleep, libc::SYS_clock_nanosleep),
+            (Name::Clone, libc::SYS_clone),
+            (Name::Clone3, libc::SYS_clone3),
+            (Name::Connect, libc::SYS_connect),
+            (Name::EpollPwait, libc::SYS_epoll_pwait),
+            (Name::EpollPwait2, libc::SYS_epoll_pwait2),
+            (Name::Fcntl, libc::SYS_fcntl),
+            (Name::Flock, libc::SYS_flock),
+            (Name::Futex, libc::SYS_futex),
+            (Name::FutexWaitv, libc::SYS_futex_waitv),
+            (Name::IoGetevents, libc::SYS_io_getevents),
+            (Name::IoUringEnter, libc::SYS_io_uring_enter),
+            (Name::MqTimedreceive, libc::SYS_mq_timedreceive),
+            (Name::MqTimedsend, libc::SYS_mq_timedsend),
+            (Name::Msgrcv, libc::SYS_msgrcv),
+            (Name::Msgsnd, libc::SYS_msgsnd),
+            (Name::Nanosleep, libc::SYS_nanosleep),
+            (Name::Ppoll, libc::SYS_ppoll),
+            (Name::Pread64, libc::SYS_pread64),
+            (Name::Preadv, libc::SYS_preadv),
+            (Name::Preadv2, libc::SYS_preadv2),
+            (Name::Pselect6, libc::SYS_pselect6),
+            (Name::Pwrite64, libc::SYS_pwrite64),
+            (Name::Pwritev, libc::SYS_pwritev),
+            (Name::Pwritev2, libc::SYS_pwritev2),
+            (Name::Read, libc::SYS_read),
+            (Name::Readv, libc::SYS_readv),
+            (Name::Recvfrom, libc::SYS_recvfrom),
+            (Name::Recvmmsg, libc::SYS_recvmmsg),
+            (Name::Recvmsg, libc::SYS_recvmsg),
+            (Name::RestartSyscall, libc::SYS_restart_syscall),
+            (Name::RtSigsuspend, libc::SYS_rt_sigsuspend),
+            (Name::RtSigtimedwait, libc::SYS_rt_sigtimedwait),
+            (Name::Semop, libc::SYS_semop),
+            (Name::Semtimedop, libc::SYS_semtimedop),
+            (Name::Sendfile, libc::SYS_sendfile),
+            (Name::Sendmmsg, libc::SYS_sendmmsg),
+            (Name::Sendmsg, libc::SYS_sendmsg),
+            (Name::Sendto, libc::SYS_sendto),
+            (Name::Splice, libc::SYS_splice),
+            (Name::Tee, libc::SYS_tee),
+            (Name::Vmsplice, libc::SYS_vmsplice),
+            (Name::Wait4, libc::SYS_wait4),
+            (Name::Waitid, libc::SYS_waitid),
+            (Name::Write, libc::SYS_write),
+            (Name::Writev, libc::SYS_writev),
+        ] {
+            assert_eq!(number(arch, name).map(i64::from), Some(libc), "{name:?}");
+        }
+    }
+}

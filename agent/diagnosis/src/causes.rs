@@ -1,0 +1,142 @@
+//! Cause and symptom: which finding explains which, by the wait graph.
+//!
+//! A finding is the cause of another when its subject can be reached from the other's subject along edges, and it did
+//! not begin later. Edges decide; where two findings reach each other, or have the same subject, the structural one
+//! explains the other.
+
+use rustc_hash::FxHashMap;
+
+use crate::detect::{Context, Draft};
+use crate::graph::Node;
+use crate::mode::Mode;
+
+/// Two dates of one moment can differ by this much: a sampling interval, and the time between two waits.
+const TOLERANCE_NS: u64 = 1_000_000_000;
+
+/// Modes that say why a process does nothing, structural ones first. Others say only that it does not.
+fn precedence(mode: Mode) -> usize {
+    const ORDER: [Mode; 10] = [
+        Mode::Deadlock,
+        Mode::ProcessDeadlock,
+        Mode::StoppedProcess,
+        Mode::Orphan,
+        Mode::ProcessChurn,
+        Mode::LockContention,
+        Mode::FileLockWait,
+        Mode::PipeStall,
+        Mode::UnixSocketStall,
+        Mode::Zombie,
+    ];
+    ORDER.iter().position(|one| *one == mode).unwrap_or(ORDER.len())
+}
+
+/// Whether a mode explains what else its own subject fails to do.
+fn explains_own_subject(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::Deadlock | Mode::ProcessDeadlock | Mode::StoppedProcess | Mode::Orphan
+    )
+}
+
+/// For each draft the index of the one that causes it.
+pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usize>> {
+    let reach: Vec<FxHashMap<u32, u32>> = drafts.iter().map(|draft| reach(context, draft)).collect();
+    let bodies: Vec<Vec<u32>> = drafts.iter().map(|draft| body(context, draft)).collect();
+    let distance = |from: usize, to: usize| -> Option<u32> {
+        bodies[to]
+            .iter()
+            .filter_map(|tid| reach[from].get(tid))
+            .min()
+            .copied()
+    };
+    let mut causes = vec![None; drafts.len()];
+    for effect in 0..drafts.len() {
+        causes[effect] = (0..drafts.len())
+            .filter(|cause| *cause != effect && explains(&drafts[*cause], &drafts[effect]))
+            .filter_map(|cause| {
+                let there = distance(effect, cause)?;
+                let mutual = distance(cause, effect).is_some();
+                let ranks = (precedence(drafts[cause].mode), precedence(drafts[effect].mode));
+                let allowed = if there == 0 {
+                    explains_own_subject(drafts[cause].mode)
+                } else {
+                    true
+                };
+                (allowed && (!mutual || ranks.0 < ranks.1)).then_some((
+                    there,
+                    drafts[cause].mode.rung(),
+                    ranks.0,
+                    cause,
+                ))
+            })
+            .min()
+            .map(|(.., cause)| cause);
+    }
+    break_circles(&mut causes);
+    causes
+}
+
+/// Whether the dates admit it: a cause does not begin after its effect.
+fn explains(cause: &Draft, effect: &Draft) -> bool {
+    match (cause.since_ns, effect.since_ns) {
+        (Some(cause), Some(effect)) => cause <= effect.saturating_add(TOLERANCE_NS),
+        _ => true,
+    }
+}
+
+/// The threads that stand for a finding: those of its subject, and the members of its knot.
+fn body(context: &Context<'_>, draft: &Draft) -> Vec<u32> {
+    let mut threads = draft.members.clone();
+    match draft.subject.tid {
+        Some(tid) => threads.push(tid),
+        None => threads.extend(
+            context
+                .index
+                .threads(draft.subject.pid)
+                .iter()
+                .map(|task| task.tid),
+        ),
+    }
+    threads
+}
+
+/// The threads that the subject waits for, directly or through others, with their distance.
+fn reach(context: &Context<'_>, draft: &Draft) -> FxHashMap<u32, u32> {
+    let mut reached: FxHashMap<u32, u32> = FxHashMap::default();
+    let starts: Vec<u32> = match draft.subject.tid {
+        Some(tid) => vec![tid],
+        None => context
+            .index
+            .threads(draft.subject.pid)
+            .iter()
+            .map(|task| task.tid)
+            .collect(),
+    };
+    for start in starts {
+        for (node, distance) in context.graph.reach(Node::Thread(start)) {
+            if let Node::Thread(tid) = node {
+                reached
+                    .entry(tid)
+                    .and_modify(|known| *known = distance.min(*known))
+                    .or_insert(distance);
+            }
+        }
+    }
+    reached
+}
+
+/// Three or more findings could point round in a circle; then the one with the highest precedence is the root.
+fn break_circles(causes: &mut [Option<usize>]) {
+    for start in 0..causes.len() {
+        let mut at = start;
+        let mut steps = 0;
+        while let Some(next) = causes[at] {
+            steps += 1;
+            if next == start || steps > causes.len() {
+                causes[start] = None;
+                break;
+            }
+            at = next;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+/* A process with very many threads or file descriptors, idle. many threads COUNT | fds COUNT */
+#include "lab.h"
+
+static void *idles(void *arg)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+    (void)arg;
+    pthread_mutex_lock(&mutex);
+    for (;;)
+        pthread_cond_wait(&never, &mutex);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    int count = argc > 2 ? atoi(argv[2]) : 1000;
+    int made = 0;
+    lab_bound();
+    if (argc > 1 && !strcmp(argv[1], "threads")) {
+        pthread_attr_t small;
+        pthread_t thread;
+        pthread_attr_init(&small);
+        pthread_attr_setstacksize(&small, 65536);
+        pthread_attr_setguardsize(&small, 0);
+        while (made < count && pthread_create(&thread, &small, idles, NULL) == 0)
+            made++;
+    } else {
+        struct rlimit limit = { (rlim_t)count * 2, (rlim_t)count * 2 };
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+            getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = limit.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &limit);
+            /* Half of what is allowed: close to the limit would be a fault of its own. */
+            if ((rlim_t)count > limit.rlim_cur / 2)
+                count = (int)(limit.rlim_cur / 2);
+        }
+        while (made < count && dup(0) >= 0)
+            made++;
+    }
+    lab_say("made", made);
+    for (;;)
+        lab_sleep_us(1000000);
+}

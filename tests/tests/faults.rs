@@ -1,0 +1,107 @@
+//! End to end: every case of the lab against the `rung` binary, faults named rightly, twins in silence.
+//!
+//! One test a case, one after another. A case in a picture is looked at by each source on one stage; rates
+//! and events get a new stage for each source. What cannot run here is ignored, with the reason.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rung_tests::lab::{self, Case, Look, Stage, Truth, Workshop};
+use rung_tests::rung::{Rung, Source};
+use rung_tests::verdict::judge;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let workshop = match Workshop::open(Path::new(env!("CARGO_BIN_EXE_lab"))) {
+        Ok(workshop) => workshop,
+        Err(error) => {
+            eprintln!("no workshop: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = lab::cases()
+        .map(|case| {
+            let workshop = Arc::clone(&workshop);
+            Trial::ignorable_test(case.name, move || test(case, &workshop))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn test(case: &'static Case, workshop: &Arc<Workshop>) -> Result<Completion, Failed> {
+    if let Some(why) = case.missing() {
+        return Ok(Completion::ignored_with(why));
+    }
+    match problems(case, workshop) {
+        Ok(problems) if problems.is_empty() => Ok(Completion::Completed),
+        Ok(problems) => Err(problems.join("\n\n").into()),
+        Err(error) => Err(format!("{error:#}").into()),
+    }
+}
+
+fn problems(case: &Case, workshop: &Arc<Workshop>) -> Result<Vec<String>> {
+    let rung = Rung::find()?;
+    let sources = chosen_sources()?.iter().copied();
+    let sources = sources.filter(|&source| source == Source::Best || case.procfs);
+    let mut problems = Vec::new();
+    let mut standing: Option<(Stage, Truth)> = None;
+    for source in sources {
+        let (stage, mut truth) = match standing.take() {
+            Some(standing) => standing,
+            None => case.play(workshop)?,
+        };
+        problems.extend(look(case, &rung, source, &stage, &mut truth)?);
+        if case.look == Look::Picture {
+            standing = Some((stage, truth));
+        }
+    }
+    Ok(problems)
+}
+
+/// By both sources, unless RUNG_LAB_SOURCE names one.
+fn chosen_sources() -> Result<&'static [Source]> {
+    match std::env::var("RUNG_LAB_SOURCE").as_deref() {
+        Err(_) => Ok(&[Source::Best, Source::Procfs]),
+        Ok("best") => Ok(&[Source::Best]),
+        Ok("procfs") => Ok(&[Source::Procfs]),
+        Ok(other) => anyhow::bail!("RUNG_LAB_SOURCE is {other:?}, neither best nor procfs"),
+    }
+}
+
+/// Looks when the mode's threshold has passed, and says all that is wrong, with the truth and the report.
+fn look(
+    case: &Case,
+    rung: &Rung,
+    source: Source,
+    stage: &Stage,
+    truth: &mut Truth,
+) -> Result<Option<String>> {
+    let late = truth.trigger.is_some();
+    if !late {
+        let due = truth.since + truth.threshold + Duration::from_millis(100);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    let window = match (case.look, source) {
+        // /proc has no date for the start of a wait: it must be watched for as long.
+        (_, Source::Procfs) => (truth.threshold + Duration::from_secs(1)).max(Duration::from_secs(5)),
+        (Look::Picture, Source::Best) => Duration::ZERO,
+        (Look::Window, Source::Best) if late => truth.threshold + Duration::from_secs(5),
+        (Look::Window, Source::Best) => Duration::from_secs(5),
+    };
+    let report = rung.diagnose(source, window, stage.dir(), || truth.pull_trigger())?;
+    let cast: Vec<i32> = stage.cast().iter().map(|identity| identity.pid).collect();
+    let problems = judge(truth, &cast, source, &report);
+    Ok((!problems.is_empty()).then(|| {
+        format!(
+            "by {}: {}\nthe truth:\n{truth}\nthe report:\n{:#}",
+            source.id(),
+            problems.join("\n  "),
+            report.value
+        )
+    }))
+}
