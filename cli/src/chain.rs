@@ -13,6 +13,15 @@ const BEFORE_GAP: usize = 8;
 /// Steps shown behind the gap.
 const BEHIND_GAP: usize = 3;
 
+/// What the graph says of a thread at the end of a chain that is not blocked; such a link is no step.
+const AT_WORK: &str = "does not wait";
+
+/// The state of a thread that is not blocked, if the link is about such a one.
+pub(crate) fn at_work(link: &ChainLink) -> Option<&str> {
+    let end = link.ends.as_deref().filter(|_| link.on.is_none());
+    end.filter(|_| link.waits == AT_WORK)
+}
+
 /// A run of links each of which starts where the one before ends.
 struct Run {
     start: String,
@@ -29,7 +38,9 @@ pub(crate) fn lines(
 ) -> Vec<String> {
     let mut lines = Vec::new();
     for run in runs(chain, names, start) {
-        let whole = format!("{} {}", run.start, run.steps.join(" "));
+        let mut whole = vec![run.start.clone()];
+        whole.extend(run.steps.iter().cloned());
+        let whole = whole.join(" ");
         if columns(&whole) <= width {
             lines.push(whole);
             continue;
@@ -65,6 +76,14 @@ fn runs(chain: &[ChainLink], names: &BTreeMap<u32, &str>, start: Option<&str>) -
                 steps: Vec::new(),
             });
             seen.clear();
+        }
+        if let Some(state) = at_work(link) {
+            if let Some(run) = runs.last_mut() {
+                let last = run.steps.last_mut().unwrap_or(&mut run.start);
+                last.push_str(&format!(", {}", visible(state)));
+            }
+            next = None;
+            continue;
         }
         seen.push(link.thread);
         let target = match (link.on, link.ends.as_deref()) {
@@ -130,6 +149,14 @@ mod tests {
             all(&chain, 66),
             ["a 1 --mutex--> b 2 --mutex--> a 1 (the ring closes)"]
         );
+    }
+
+    #[test]
+    fn a_thread_at_work_ends_the_chain_and_is_no_step() {
+        let last = link(2, "b", AT_WORK, None, Some("a running thread"));
+        let chain = [link(1, "a", "mutex", Some(2), None), last];
+        assert_eq!(all(&chain, 66), ["a 1 --mutex--> b 2, a running thread"]);
+        assert_eq!(all(&chain[1..], 66), ["b 2, a running thread"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rung_diagnosis::report::Status as Seen;
 use crate::args::Format;
 use crate::console::{Console, Status};
 use crate::page::Page;
-use crate::report::{gaps, list};
+use crate::report::gaps;
 use crate::screen::{Screen, Style};
 
 /// Runs the command.
@@ -120,8 +120,8 @@ fn write_modes(page: &mut Page<'_>, checkup: &Checkup) {
     if !whole.is_empty() {
         page.item(
             2,
-            &format!("- can be seen ({}):", whole.len()),
-            &list(&whole, usize::MAX - 1),
+            "-",
+            &format!("can be seen ({}): {}", whole.len(), whole.join(", ")),
         );
     }
     let partly = gaps(&checkup.modes, |mode| is_seen(mode.status) && mode.why.is_some());
@@ -133,7 +133,7 @@ fn write_modes(page: &mut Page<'_>, checkup: &Checkup) {
                 "-",
                 &format!("{label} ({}): {}", gap.modes.len(), gap.modes.join(", ")),
             );
-            reasons(page, Some(gap.why), gap.remedy);
+            reasons(page, Some(&gap.why), gap.remedy.as_deref());
         }
     }
 }

@@ -8,7 +8,7 @@ use rung_diagnosis::why::{Prospect, ThreadWait};
 use serde_json::json;
 
 use crate::args::{Format, WhyArgs};
-use crate::chain;
+use crate::chain::{self, at_work};
 use crate::console::{Console, Status};
 use crate::duration;
 use crate::grouping::grouped;
@@ -153,7 +153,11 @@ fn write_group(page: &mut Page<'_>, alike: &[&ThreadWait], names: &BTreeMap<u32,
             .map(|wait| format!("{} {}", id(wait), wait.thread.comm))
             .collect();
         let named: Vec<&str> = named.iter().map(String::as_str).collect();
-        let verb = if first.chain.is_empty() { "are" } else { "wait" };
+        let verb = if first.chain.first().is_none_or(|link| at_work(link).is_some()) {
+            "are"
+        } else {
+            "wait"
+        };
         let count = alike.len();
         page.paragraph(
             2,
@@ -197,15 +201,20 @@ fn verdict(wait: &ThreadWait) -> (Style, String) {
             let text = "it goes on only when what is stopped or traced is continued";
             (Style::Warning, text.to_owned())
         }
-        Prospect::Alive => (Style::Good, alive(wait.chain.last())),
+        Prospect::Alive => (Style::Good, alive(&wait.chain)),
     }
 }
 
-fn alive(last: Option<&ChainLink>) -> String {
-    match last.map(|link| (link.ends.as_deref(), link.on)) {
-        None => "alive: it does not wait for anybody".to_owned(),
-        Some((Some(end), _)) => format!("alive: ends with {end}"),
-        Some((None, Some(on))) => format!("alive: thread {on} can end it"),
-        Some((None, None)) => "alive: somebody can end it".to_owned(),
+fn alive(chain: &[ChainLink]) -> String {
+    match chain {
+        [] => "alive: it does not wait for anybody".to_owned(),
+        [only] if at_work(only).is_some() => "alive: it does not wait for anybody".to_owned(),
+        [.., last] => match (at_work(last), last.ends.as_deref(), last.on) {
+            (Some(_), ..) => format!("alive: thread {} can end it", last.thread),
+            (None, Some("the clock"), _) => "alive: ends with the clock".to_owned(),
+            (None, Some(end), _) => format!("alive: {end} can end it"),
+            (None, None, Some(on)) => format!("alive: thread {on} can end it"),
+            (None, None, None) => "alive: somebody can end it".to_owned(),
+        },
     }
 }

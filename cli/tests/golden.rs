@@ -279,7 +279,8 @@ fn wait(
 
 #[test]
 fn why_folds_threads_that_wait_alike() {
-    let mut waits = vec![wait(100, "server", Prospect::Alive, vec![])];
+    let at_work = link(100, "server", "does not wait", None, Some("a running thread"));
+    let mut waits = vec![wait(100, "server", Prospect::Alive, vec![at_work])];
     waits.extend((101..=112).map(|tid| {
         let chain = vec![link(
             tid,

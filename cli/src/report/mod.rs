@@ -101,11 +101,9 @@ fn differs(old: &Finding, new: &Finding) -> bool {
 fn findings(page: &mut Page<'_>, trees: &[Tree<'_>], report: &Report, request: &Request) {
     let (incidents, notices): (Vec<_>, Vec<_>) = trees.iter().partition(|tree| tree.is_alarming());
     if incidents.is_empty() {
-        page.styled(
-            0,
-            Style::Heading,
-            &format!("Nothing is stuck{}, but take note.", scope(request)),
-        );
+        let text = format!("Nothing calls for action{}; worth knowing:", scope(request));
+        page.styled(0, Style::Heading, &text);
+        write_unjudged(page, report);
     }
     if incidents.len() > 1 {
         let text = format!("{} incidents{}, worst first", incidents.len(), scope(request));
@@ -146,11 +144,7 @@ fn scope(request: &Request) -> String {
 }
 
 fn verdict_of_nothing(page: &mut Page<'_>, report: &Report, request: &Request) {
-    let unseen = report
-        .coverage
-        .iter()
-        .filter(|entry| matches!(entry.status, Status::CouldNotObserve | Status::NeedsLonger))
-        .count();
+    let unseen = unjudged(report);
     let all = report.coverage.len();
     let picture = &report.picture;
     let looked = format!(
@@ -174,14 +168,26 @@ fn verdict_of_nothing(page: &mut Page<'_>, report: &Report, request: &Request) {
     if own {
         page.paragraph(0, "Those of others could not be seen; run it as root to see all.");
     }
+    write_unjudged(page, report);
+}
+
+/// Says for how many failure modes silence means nothing.
+fn write_unjudged(page: &mut Page<'_>, report: &Report) {
+    let (unseen, all) = (unjudged(report), report.coverage.len());
     if unseen > 0 {
-        page.paragraph(
-            0,
-            &format!(
-                "This says nothing of {unseen} of {all} failure modes, which were not judged; see below."
-            ),
+        let text = format!(
+            "This says nothing of {unseen} of {all} failure modes, which were not judged; see below."
         );
+        page.paragraph(0, &text);
     }
+}
+
+/// How many failure modes were not judged.
+fn unjudged(report: &Report) -> usize {
+    let statuses = report.coverage.iter().map(|entry| entry.status);
+    statuses
+        .filter(|status| matches!(status, Status::CouldNotObserve | Status::NeedsLonger))
+        .count()
 }
 
 fn foot(page: &mut Page<'_>, report: &Report) {

@@ -25,8 +25,8 @@ pub(crate) fn who(subject: &Subject) -> String {
         comm => format!("{comm} "),
     };
     let thread = match subject.tid {
-        Some(tid) => format!(" thread {tid}"),
-        None => String::new(),
+        Some(tid) if tid != subject.pid => format!(" thread {tid}"),
+        _ => String::new(),
     };
     format!("{name}pid {}{thread}", subject.pid)
 }
