@@ -319,7 +319,7 @@ pub fn cover(mode: Mode, sight: &Sight) -> Coverage {
         return entry(
             Status::CouldNotObserve,
             Some("this version has no detector for it".into()),
-            Some(format!("look by hand: rung explain {mode}")),
+            Some("look by hand: `rung explain MODE`".into()),
         );
     };
     let mut partly = None;

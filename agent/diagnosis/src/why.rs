@@ -13,7 +13,7 @@ pub enum Prospect {
     Alive,
     /// Only whoever may continue a stopped or traced process can end its wait.
     HeldByStopped,
-    /// Only a signal from outside, or somebody who was not seen, could end its wait.
+    /// Only a signal from outside could end its wait.
     Doubtful,
     /// Nothing can end its wait.
     Dead,

@@ -163,6 +163,38 @@ impl ProcfsSource {
         Ok(picture)
     }
 
+    /// The ids of all processes.
+    pub fn pids(&mut self) -> Result<Vec<u32>, ProcfsError> {
+        let root = std::fs::File::open(&self.root).map_err(|source| self.unreadable(source))?;
+        let mut pids = Vec::new();
+        let listed = self.buffers.reader.numbers(root.as_fd(), ".", &mut pids);
+        listed.map_err(|source| self.unreadable(source.into()))?;
+        Ok(pids)
+    }
+
+    /// The threads of some processes, by tid.
+    pub fn tasks_of(&mut self, pids: &[u32]) -> Result<Vec<TaskObservation>, ProcfsError> {
+        let root = std::fs::File::open(&self.root).map_err(|source| self.unreadable(source))?;
+        let proc = root.as_fd();
+        let reader = &mut self.buffers.reader;
+        let vantage = Vantage::look(proc, &self.root.to_string_lossy(), reader);
+        let clock = OffCpuClock::calibrate(reader, proc);
+        let mut walk = TaskWalk {
+            proc,
+            vantage: &vantage,
+            clock,
+            arch: self.arch,
+            tally: Tally::default(),
+            tasks: Vec::new(),
+            processes: Vec::new(),
+        };
+        for pid in pids {
+            walk.process(*pid, &mut self.buffers);
+        }
+        walk.tasks.sort_unstable_by_key(|task| task.tid);
+        Ok(walk.tasks)
+    }
+
     /// Forks on the whole host since boot, threads included: the line `processes` of /proc/stat.
     pub fn fork_total(&mut self) -> Result<u64, ProcfsError> {
         const ITEM: &str = "processes";

@@ -145,7 +145,9 @@ fn full(context: &Context<'_>, pipe: FileId, writers: &[u32]) -> Option<Draft> {
             .map(|pid| (Role::Holder, Party::process(*pid))),
     );
     let dead = context.graph.prospect(Node::Thread(writer.tid)) == Prospect::Dead;
-    let measured = context.index.pipe_fill(pipe).is_some() && !leaked;
+    let measured = context.index.pipe_fill(pipe).is_some()
+        && !leaked
+        && !context.index.has_unseen_holder(pipe, End::Read);
     Some(Draft {
         mode: Mode::PipeStall,
         severity: if dead {

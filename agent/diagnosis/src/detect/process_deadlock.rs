@@ -9,7 +9,7 @@
 //! Parents of long-running children; co-processes that take turns.
 //!
 //! # Thresholds
-//! None for a proof; `suspect_after` (30 s) where a signal or an unseen holder could help.
+//! None for a proof; `suspect_after` (30 s) where a signal could help.
 //!
 //! # Source
 //! pipe(7), wait(2); the warnings of Python's subprocess documentation on `wait()` with pipes.

@@ -62,10 +62,10 @@ impl Builder<'_> {
         self.numbers.insert(node, number);
         self.nodes.push(node);
         match node {
-            Node::Timer | Node::Terminal | Node::Device | Node::Remote(_) | Node::Outside => {
+            Node::Timer | Node::Terminal | Node::Device | Node::Remote(_) | Node::Unseen | Node::Outside => {
                 self.seeds.push((number, Prospect::Alive));
             }
-            Node::Signaller | Node::Unseen => self.seeds.push((number, Prospect::Doubtful)),
+            Node::Signaller => self.seeds.push((number, Prospect::Doubtful)),
             Node::Thread(_)
             | Node::Process(_)
             | Node::AddressSpace(_)

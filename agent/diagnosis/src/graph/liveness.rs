@@ -2,7 +2,7 @@
 //!
 //! A wait ends when any of its enders acts, so a waiter is alive if any of its enders is. What liveness does not reach
 //! is dead for good. The pass runs over three kinds of seeds in turn: what certainly moves; what moves if somebody
-//! continues it (stopped processes); what may move for reasons that were not seen (signals, unseen holders). A node's
+//! continues it (stopped processes); what only a signal from outside would move. A node's
 //! prospect is the kind of the first seed that reaches it.
 
 use crate::why::Prospect;

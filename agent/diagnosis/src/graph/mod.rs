@@ -139,7 +139,7 @@ pub struct Wait {
 pub struct Knot {
     /// Its threads, by tid.
     pub threads: Vec<u32>,
-    /// [`Prospect::Dead`], or [`Prospect::Doubtful`] where a signal or somebody unseen might help.
+    /// [`Prospect::Dead`], or [`Prospect::Doubtful`] where a signal might help.
     pub prospect: Prospect,
 }
 
@@ -192,8 +192,7 @@ impl WaitGraph {
         let mut knots = Vec::new();
         for prospect in [Prospect::Dead, Prospect::Doubtful] {
             let inside = |number: u32| {
-                self.prospects[number as usize] == prospect
-                    && !matches!(self.nodes[number as usize], Node::Signaller | Node::Unseen)
+                self.prospects[number as usize] == prospect && self.nodes[number as usize] != Node::Signaller
             };
             for sink in self.enders.sinks(inside) {
                 let mut threads: Vec<u32> = sink

@@ -1,0 +1,208 @@
+//! The chosen source with what it needs around it: file locks, limits of control groups, processes it does not show.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rung_diagnosis::observation::{Call, EventsObservation, Picture, Signal, Source, View};
+
+use super::{EngineError, SourceChoice};
+use crate::bpf::{BpfSource, Unavailable};
+use crate::procfs::ProcfsSource;
+use crate::{clock, locks, pids_limits};
+
+pub(super) const PROC: &str = "/proc";
+/// Limits of control groups change slowly, and reading them costs more than a picture.
+const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+
+enum Kind {
+    Bpf(Box<BpfSource>),
+    Procfs,
+}
+
+/// Where pictures come from.
+pub(super) struct Probe {
+    kind: Kind,
+    procfs: ProcfsSource,
+    /// Why BPF is not used, if it was to be.
+    bpf_refused: Option<Unavailable>,
+    events_refused: Option<Unavailable>,
+    /// Processes that the iterators do not show; `None` before the first look.
+    hidden: Option<Vec<u32>>,
+    limits_read: Option<Instant>,
+    limits: Result<pids_limits::PidsLimits, String>,
+}
+
+impl Probe {
+    pub(super) fn open(choice: SourceChoice) -> Result<Self, EngineError> {
+        let (kind, bpf_refused) = match choice {
+            SourceChoice::Procfs => (Kind::Procfs, None),
+            SourceChoice::Auto | SourceChoice::Bpf => match BpfSource::open() {
+                Ok(source) => (Kind::Bpf(Box::new(source)), None),
+                Err(Unavailable { why, remedy }) if choice == SourceChoice::Bpf => {
+                    return Err(EngineError::SourceUnavailable { why, remedy });
+                }
+                Err(refused) => {
+                    tracing::info!(why = refused.why, "BPF is not to be had; reading /proc");
+                    (Kind::Procfs, Some(refused))
+                }
+            },
+        };
+        Ok(Probe {
+            kind,
+            procfs: ProcfsSource::new(PathBuf::from(PROC)),
+            bpf_refused,
+            events_refused: None,
+            hidden: None,
+            limits_read: None,
+            limits: Err("not read yet".into()),
+        })
+    }
+
+    /// The tier of the iterators that loaded, or why none did.
+    pub(super) fn bpf(&self) -> Result<Source, Unavailable> {
+        match (&self.kind, &self.bpf_refused) {
+            (Kind::Bpf(source), _) => Ok(source.source()),
+            (Kind::Procfs, Some(refused)) => Err(refused.clone()),
+            (Kind::Procfs, None) => Err(Unavailable {
+                why: "not tried".into(),
+                remedy: "use --source auto".into(),
+            }),
+        }
+    }
+
+    /// Starts counting events, where the source can.
+    pub(super) fn watch_events(&mut self) {
+        if let Kind::Bpf(source) = &mut self.kind {
+            self.events_refused = source.watch_events().err();
+        }
+    }
+
+    pub(super) fn picture(&mut self) -> Result<(Picture, Option<EventsObservation>), EngineError> {
+        let failed = |error: &dyn std::error::Error| EngineError::Probe(error.to_string());
+        let source = match &mut self.kind {
+            Kind::Bpf(source) => source,
+            Kind::Procfs => {
+                let mut picture = self.procfs.picture().map_err(|error| failed(&error))?;
+                if let Some(refused) = &self.bpf_refused {
+                    blind(&mut picture, &[Signal::PipeFill, Signal::ExitEvents], refused);
+                }
+                return Ok((picture, None));
+            }
+        };
+        let mut picture = source.picture().map_err(|error| failed(&error))?;
+        let events = source.take_events();
+        if let Some(refused) = &self.events_refused {
+            blind(&mut picture, &[Signal::ExitEvents, Signal::ForkCounts], refused);
+        }
+        self.add_hidden(&mut picture);
+        add_locks(&mut picture);
+        self.add_limits(&mut picture);
+        Ok((picture, events))
+    }
+
+    /// Some kernels keep a process from BPF iterators. Its threads are read from /proc instead, for they may be
+    /// somebody's parent; its descriptors stay unseen.
+    fn add_hidden(&mut self, picture: &mut Picture) {
+        let hidden = match self.hidden.take() {
+            Some(hidden) => hidden,
+            None => self.find_hidden(picture),
+        };
+        if !hidden.is_empty()
+            && let Ok(tasks) = self.procfs.tasks_of(&hidden)
+        {
+            picture.tasks.extend(tasks);
+            picture.tasks.sort_by_key(|task| task.tid);
+            picture.tasks.dedup_by_key(|task| task.tid);
+            let list = hidden.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            picture.sight.set(
+                Signal::Descriptors,
+                View::Partial {
+                    why: format!("this kernel keeps BPF from seeing the descriptors of pid {list}"),
+                    remedy: "look at them by hand: `ls -l /proc/PID/fd`".into(),
+                },
+            );
+        }
+        self.hidden = Some(hidden);
+    }
+
+    /// Processes that /proc lists, that were there before the picture, and that the picture lacks.
+    fn find_hidden(&mut self, picture: &Picture) -> Vec<u32> {
+        let seen = |pid: &u32| picture.tasks.binary_search_by_key(pid, |task| task.tid).is_ok();
+        let Ok(mut missing) = self.procfs.pids() else {
+            return Vec::new();
+        };
+        missing.retain(|pid| !seen(pid));
+        if missing.is_empty() {
+            return missing;
+        }
+        let began = picture.began_ns + picture.suspended_ns;
+        let tasks = self.procfs.tasks_of(&missing).unwrap_or_default();
+        missing.retain(|pid| tasks.iter().any(|task| task.tid == *pid && task.start_ns < began));
+        missing
+    }
+
+    fn add_limits(&mut self, picture: &mut Picture) {
+        if self
+            .limits_read
+            .is_none_or(|read| read.elapsed() >= LIMITS_INTERVAL)
+        {
+            let read = pids_limits::read(Path::new("/proc/self/mountinfo"), Path::new("/"));
+            self.limits = read.map_err(|error| error.to_string());
+            self.limits_read = Some(Instant::now());
+        }
+        let view = match &self.limits {
+            Ok(limits) => {
+                picture.pids_limits.clone_from(&limits.groups);
+                if limits.incomplete {
+                    View::Partial {
+                        why: "there are too many control groups to read them all".into(),
+                        remedy: "look at pids.events of the group in question".into(),
+                    }
+                } else {
+                    View::Full
+                }
+            }
+            Err(why) => View::Blind {
+                why: why.clone(),
+                remedy: "mount the pids controller".into(),
+            },
+        };
+        picture.sight.set(Signal::PidsLimits, view);
+    }
+}
+
+fn blind(picture: &mut Picture, signals: &[Signal], Unavailable { why, remedy }: &Unavailable) {
+    for signal in signals {
+        if !picture.sight.sees(*signal) {
+            picture.sight.set(
+                *signal,
+                View::Blind {
+                    why: why.clone(),
+                    remedy: remedy.clone(),
+                },
+            );
+        }
+    }
+}
+
+/// Reads the kernel's table of file locks if some thread waits for one.
+fn add_locks(picture: &mut Picture) {
+    let mut view = View::Full;
+    let mut calls = picture.tasks.iter().filter_map(|task| task.call.as_ref());
+    if calls.any(|blocked| matches!(blocked.call, Call::FileLock { .. })) {
+        match fs::read("/proc/locks") {
+            Ok(bytes) => {
+                picture.locks = locks::parse(&bytes).rows;
+                picture.ended_ns = clock::monotonic_ns();
+            }
+            Err(error) => {
+                view = View::Blind {
+                    why: format!("cannot read /proc/locks: {error}"),
+                    remedy: "run as root".into(),
+                };
+            }
+        }
+    }
+    picture.sight.set(Signal::FileLocks, view);
+}
