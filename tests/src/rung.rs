@@ -162,6 +162,19 @@ impl Report {
         entries.iter().find(|entry| entry["mode"] == mode.id())?["status"].as_str()
     }
 
+    /// Whether the coverage of a mode says that it could not be observed, at all or for this process.
+    pub fn declares(&self, mode: Mode, pid: u32) -> bool {
+        let entries = self.value["coverage"].as_array();
+        let entry = entries.and_then(|entries| entries.iter().find(|entry| entry["mode"] == mode.id()));
+        let names = |why: &str| {
+            why.split(|c: char| !c.is_ascii_digit())
+                .any(|word| word == pid.to_string())
+        };
+        entry.is_some_and(|entry| {
+            entry["status"] == "could-not-observe" || entry["why"].as_str().is_some_and(names)
+        })
+    }
+
     /// What holds for every report: the schema's name, the required fields with their types, the closed
     /// words, causes that exist, coverage of every mode, and the exit status that goes with the findings.
     pub fn check_contract(&self, code: i32) -> Result<()> {

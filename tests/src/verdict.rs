@@ -38,10 +38,12 @@ fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
     if let Some(shortcomings) = best {
         return shortcomings;
     }
-    let declared = truth
-        .modes
-        .iter()
-        .all(|&mode| report.coverage(mode) == Some("could-not-observe"));
+    let declared = truth.modes.iter().all(|&mode| {
+        truth
+            .subjects
+            .iter()
+            .all(|&pid| report.declares(mode, pid.cast_unsigned()))
+    });
     if truth.certainty == Certainty::FoundOrDeclared && declared {
         return Vec::new();
     }

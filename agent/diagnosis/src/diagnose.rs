@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
 use crate::causes::causes;
-use crate::detect::{Context, DETECTORS, Detector, Draft, Party};
+use crate::detect::{BlindSpot, Context, DETECTORS, Detector, Draft, Party};
 use crate::finding::{Finding, Other, Severity, Subject};
 use crate::graph::{Node, WaitGraph};
 use crate::index::Index;
@@ -282,6 +282,17 @@ fn coverage(context: &Context<'_>, findings: &[Finding], question: &Question) ->
             if entry.status == Status::CouldNotObserve {
                 return entry;
             }
+            let blind_spot = detector(*mode)
+                .and_then(|detector| detector.blind_spot)
+                .and_then(|spot| spot(context));
+            let entry = match blind_spot {
+                Some(BlindSpot { why, remedy }) => Coverage {
+                    why: Some(why),
+                    remedy: Some(remedy),
+                    ..entry
+                },
+                None => entry,
+            };
             if findings.iter().any(|finding| finding.mode == *mode) {
                 return Coverage {
                     status: Status::Observed,

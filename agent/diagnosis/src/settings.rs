@@ -52,7 +52,7 @@ impl Default for Settings {
             stopped: Duration::from_secs(5),
             zombie_age: Duration::from_secs(30),
             zombie_count: 5,
-            zombie_settled: Duration::from_secs(2),
+            zombie_settled: Duration::from_secs(1),
             orphan_age: Duration::from_secs(5),
             orphan_cpu_share: 0.5,
             contention_share: 0.3,

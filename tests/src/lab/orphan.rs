@@ -108,6 +108,7 @@ fn orphan_with_pipe(company: &Company, since: std::time::Instant) -> Truth {
         .symptom(PipeStall, company.worker)
         .party(Role::Reader, company.reader)
         .age_unknown()
+        .threshold_seconds(5)
         .case("it holds the pipe that somebody reads to its end")
 }
 
@@ -201,7 +202,10 @@ fn holds_port(stage: &mut Stage) -> Result<Truth> {
     );
     anyhow::ensure!(!proc::alive(stat.pgrp), "the leader of its group lives");
     let truth = Truth::fault(Orphan, orphan, std::time::Instant::now());
-    Ok(truth.age_unknown().case("it holds a listening port"))
+    Ok(truth
+        .age_unknown()
+        .threshold_seconds(5)
+        .case("it holds a listening port"))
 }
 
 fn daemon(stage: &mut Stage) -> Result<Truth> {

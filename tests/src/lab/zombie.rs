@@ -60,7 +60,7 @@ pub(crate) fn fifty(stage: &mut Stage) -> Result<Truth> {
     let play = stage.c("fork.c")?.args(["zombies", "50"]);
     let pid = stage.start(play)?.pid;
     let since = bite::until("fifty children are zombies", || proc::zombies_of(pid) == 50)?;
-    Ok(Truth::fault(Zombie, pid, since))
+    Ok(Truth::fault(Zombie, pid, since).threshold_seconds(1))
 }
 
 fn single(stage: &mut Stage) -> Result<Truth> {
@@ -91,7 +91,9 @@ fn pid_one(stage: &mut Stage) -> Result<Truth> {
     let since = bite::until("PID 1 of the namespace has twelve zombies", || {
         proc::zombies_of(pid) == 12
     })?;
-    Ok(Truth::fault(Zombie, pid, since).case("PID 1 of a namespace"))
+    Ok(Truth::fault(Zombie, pid, since)
+        .threshold_seconds(1)
+        .case("PID 1 of a namespace"))
 }
 
 fn leader_exit(stage: &mut Stage) -> Result<Truth> {

@@ -18,7 +18,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{Context, Detector, Draft, Party, count};
+use super::{BlindSpot, Context, Detector, Draft, Party, count};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::graph::{Knot, Prospect, WaitKind, chain};
 use crate::mode::Mode;
@@ -30,6 +30,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::OffCpuAge],
     needs_window: false,
     detect,
+    blind_spot: Some(monitors),
 };
 
 /// SIGINT, which interpreters catch by default to raise an exception.
@@ -285,4 +286,22 @@ fn partly_stuck(context: &Context<'_>) -> Vec<Draft> {
         });
     }
     drafts
+}
+
+/// HotSpot parks the threads that wait for a monitor on condition variables of their own: waiting for a lock and being
+/// idle look the same from outside. Its threads have telling names (src/hotspot/share/runtime).
+fn monitors(context: &Context<'_>) -> Option<BlindSpot> {
+    let tasks = context
+        .picture
+        .tasks
+        .iter()
+        .filter(|task| task.comm.as_bytes().starts_with(b"VM Periodic Tas"));
+    let pids: Vec<String> = tasks.map(|task| task.tgid.to_string()).collect();
+    (!pids.is_empty()).then(|| BlindSpot {
+        why: format!(
+            "Java monitors do not show who owns them: JVM with pid {}",
+            pids.join(", ")
+        ),
+        remedy: "`jstack PID` finds deadlocks of monitors".into(),
+    })
 }

@@ -28,6 +28,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::OffCpuAge, Signal::Descriptors],
     needs_window: false,
     detect,
+    blind_spot: None,
 };
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {

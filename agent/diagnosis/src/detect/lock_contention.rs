@@ -30,6 +30,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::OffCpuAge],
     needs_window: true,
     detect,
+    blind_spot: None,
 };
 
 /// Waiters listed in a finding.

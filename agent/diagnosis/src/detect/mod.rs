@@ -171,6 +171,17 @@ pub struct Detector {
     pub needs_window: bool,
     /// The detector.
     pub detect: fn(&Context<'_>) -> Vec<Draft>,
+    /// What in this very picture it cannot judge, if there is such a thing.
+    pub blind_spot: Option<fn(&Context<'_>) -> Option<BlindSpot>>,
+}
+
+/// Something in a picture that a detector cannot judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlindSpot {
+    /// What, and why.
+    pub why: String,
+    /// What would help.
+    pub remedy: String,
 }
 
 /// Every detector.

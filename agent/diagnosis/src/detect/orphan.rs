@@ -34,6 +34,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::ExitEvents, Signal::SystemCalls],
     needs_window: false,
     detect,
+    blind_spot: None,
 };
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
@@ -123,7 +124,12 @@ fn draft(
                 does.push(format!("keeps the {what} end of pipe:[{}] open", pipe.inode));
                 evidence.push(Evidence::new("held_pipe", pipe.inode, "inode", context.source()));
                 let waiting = waiters.iter().filter_map(|tid| context.index.task(*tid));
-                others.extend(waiting.map(|task| (Role::Waiter, Party::thread(task))));
+                let role = if *end == End::Write {
+                    Role::Reader
+                } else {
+                    Role::Writer
+                };
+                others.extend(waiting.map(|task| (role, Party::thread(task))));
             }
             Hold::Listens(address) => {
                 does.push(format!("still listens on {address}"));

@@ -28,6 +28,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::ForkCounts, Signal::PidsLimits],
     needs_window: true,
     detect,
+    blind_spot: None,
 };
 
 /// A subtree stands for the growth if it has this share of it.

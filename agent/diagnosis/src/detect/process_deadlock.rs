@@ -32,6 +32,7 @@ pub(super) const DETECTOR: Detector = Detector {
     ],
     needs_window: false,
     detect,
+    blind_spot: None,
 };
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {

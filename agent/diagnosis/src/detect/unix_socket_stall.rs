@@ -33,6 +33,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::OffCpuAge],
     needs_window: false,
     detect,
+    blind_spot: None,
 };
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {

@@ -8,7 +8,7 @@
 //! The milliseconds before wait(2); a leader that exited while its threads live; SIGCHLD ignored.
 //!
 //! # Thresholds
-//! One older than `zombie_age` (30 s), or `zombie_count` (5) of one parent older than `zombie_settled` (2 s). Critical
+//! One older than `zombie_age` (30 s), or `zombie_count` (5) of one parent older than `zombie_settled` (1 s). Critical
 //! when zombies take half of all pids.
 //!
 //! # Source
@@ -28,6 +28,7 @@ pub(super) const DETECTOR: Detector = Detector {
     helped_by: &[Signal::OffCpuAge],
     needs_window: false,
     detect,
+    blind_spot: None,
 };
 
 /// Zombies listed in a finding.
