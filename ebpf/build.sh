@@ -27,7 +27,7 @@ build() {
     cd "$here"
     RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$here/target" RUSTUP_TOOLCHAIN='' \
     RUSTFLAGS="-Cdebuginfo=2 -Clinker=bpf-linker -Clink-arg=--btf --remap-path-prefix=$here=ebpf --remap-path-prefix=$home=cargo" \
-        /usr/bin/cargo build --quiet --release --target bpfel-unknown-none -Z build-std=core
+        /usr/bin/cargo build --quiet --locked --release --target bpfel-unknown-none -Z build-std=core
     # What is not needed to load (DWARF) does not get committed.
     /usr/lib/llvm-22/bin/llvm-objcopy --strip-debug "$here/target/bpfel-unknown-none/release/rung" "$1"
 }

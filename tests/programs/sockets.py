@@ -1,6 +1,6 @@
 """Unix sockets and a TCP port, in the working directory:
 sockets.py listen BACKLOG ACCEPT_SECONDS | connect | connect-often | deaf | send | deaf-dgram | send-dgram |
-           idle-server | idle-client"""
+           request-server | request-client | idle-client"""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import time
 
 import lab
 
-PATH = "lab.socket"
+PATH = os.path.abspath("lab.socket")
 
 
 def listener(backlog):
@@ -76,17 +76,25 @@ def send_dgram():
         client.sendto(b"x", PATH)
 
 
-def idle_server():
-    """Accepts one client and waits for its first request."""
+def request_server():
+    """Accepts one client and waits for its request."""
     client, _ = listener(8).accept()
     client.recv(1)
 
 
-def idle_client():
-    """Connects and waits to be told something."""
+def request_client():
+    """Connects and waits for the server to speak first."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(PATH)
     client.recv(1)
+
+
+def idle_client():
+    """Connects and has nothing to ask for the time being."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(PATH)
+    lab.say("connected", os.getpid())
+    lab.sleep_out()
 
 
 lab.main(
@@ -98,7 +106,8 @@ lab.main(
         "send": send,
         "deaf-dgram": deaf_dgram,
         "send-dgram": send_dgram,
-        "idle-server": idle_server,
+        "request-server": request_server,
+        "request-client": request_client,
         "idle-client": idle_client,
     }
 )

@@ -175,6 +175,15 @@ impl Report {
         })
     }
 
+    /// The findings, and the coverage of what was not seen whole though it is detected.
+    pub fn in_short(&self) -> String {
+        let mut short = self.value.clone();
+        if let Some(entries) = short["coverage"].as_array_mut() {
+            entries.retain(|entry| entry["status"] != "could-not-observe" && entry["why"].is_string());
+        }
+        format!("{short:#}")
+    }
+
     /// What holds for every report: the schema's name, the required fields with their types, the closed
     /// words, causes that exist, coverage of every mode, and the exit status that goes with the findings.
     pub fn check_contract(&self, code: i32) -> Result<()> {

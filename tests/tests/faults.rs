@@ -1,11 +1,12 @@
 //! End to end: every case of the lab against the `rung` binary, faults named rightly, twins in silence.
 //!
-//! One test a case, one after another. A case in a picture is looked at by each source on one stage; rates
-//! and events get a new stage for each source. What cannot run here is ignored, with the reason.
+//! One test a case, several at a time: most cases stand still, and each is judged by its own processes. Those that
+//! load the machine run alone. A case in a picture is looked at by each source on one stage; rates and events get a
+//! new stage for each source. What cannot run here is ignored, with the reason.
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,9 +15,14 @@ use rung_tests::lab::{self, Case, Look, Stage, Truth, Workshop};
 use rung_tests::rung::{Rung, Source};
 use rung_tests::verdict::judge;
 
+/// Cases at a time, unless --test-threads says otherwise.
+const CASES_AT_A_TIME: usize = 6;
+/// Shared by cases that stand still, held alone by those that do not.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
+    arguments.test_threads.get_or_insert(CASES_AT_A_TIME);
     let workshop = match Workshop::open(Path::new(env!("CARGO_BIN_EXE_lab"))) {
         Ok(workshop) => workshop,
         Err(error) => {
@@ -36,6 +42,12 @@ fn main() -> ExitCode {
 fn test(case: &'static Case, workshop: &Arc<Workshop>) -> Result<Completion, Failed> {
     if let Some(why) = case.missing() {
         return Ok(Completion::ignored_with(why));
+    }
+    let (_alone, _shared);
+    if case.alone {
+        _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    } else {
+        _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     }
     match problems(case, workshop) {
         Ok(problems) if problems.is_empty() => Ok(Completion::Completed),
@@ -98,10 +110,10 @@ fn look(
     let problems = judge(truth, &cast, source, &report);
     Ok((!problems.is_empty()).then(|| {
         format!(
-            "by {}: {}\nthe truth:\n{truth}\nthe report:\n{:#}",
+            "by {}: {}\nthe truth:\n{truth}\nthe report:\n{}",
             source.id(),
             problems.join("\n  "),
-            report.value
+            report.in_short()
         )
     }))
 }

@@ -265,9 +265,7 @@ impl<'a> Index<'a> {
             one.kind == UnixKind::Datagram
                 && one.net_ns == sender.net_ns
                 && one.id != sender.id
-                && one
-                    .queue_limit
-                    .is_some_and(|limit| one.queued.is_some_and(|queued| queued > limit))
+                && one.queue_is_full() == Some(true)
         };
         let mut full = self.picture.unix_sockets.iter().filter(|one| full(&one));
         match (full.next(), full.next()) {
@@ -276,10 +274,16 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The Unix socket that listens under a name, if exactly one does.
+    /// The Unix socket that listens under a name and makes those who connect wait. Relative paths and other mount
+    /// namespaces may give several listeners one name: then it is the one whose backlog is full, if there is just one.
     pub fn unix_listener(&self, name: &[u8]) -> Option<&'a UnixObservation> {
-        match self.unix_listeners.get(name).map(Vec::as_slice) {
-            Some([only]) => Some(only),
+        let named = self.unix_listeners.get(name)?;
+        if let [only] = named.as_slice() {
+            return Some(only);
+        }
+        let mut full = named.iter().filter(|one| one.queue_is_full() == Some(true));
+        match (full.next(), full.next()) {
+            (Some(only), None) => Some(only),
             _ => None,
         }
     }

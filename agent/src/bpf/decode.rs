@@ -275,7 +275,7 @@ impl Descriptors<'_> {
                 unread_sent: Some((body.write_used, body.write_limit)),
                 read_timeout: body.timeouts & 1 != 0,
                 write_timeout: body.timeouts & 2 != 0,
-                name: body.name[..(body.name_len as usize).min(body.name.len())].to_vec(),
+                name: unix_name(&body.name[..(body.name_len as usize).min(body.name.len())]),
                 net_ns: body.net_ns,
             });
         }
@@ -311,6 +311,14 @@ fn address(family: u32, bytes: &[u8; 16], port: u32) -> SocketAddr {
         return (Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]), port).into();
     }
     (Ipv6Addr::from(*bytes).to_canonical(), port).into()
+}
+
+/// A name without the NUL that ends a path; that of an abstract name begins it (unix(7)).
+fn unix_name(bytes: &[u8]) -> Vec<u8> {
+    match bytes {
+        [path @ .., 0] if bytes[0] != 0 => path.to_vec(),
+        name => name.to_vec(),
+    }
 }
 
 fn epoll(body: &EpollBody) -> FdObject {

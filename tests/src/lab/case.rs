@@ -75,6 +75,8 @@ pub struct Case {
     pub look: Look,
     /// Whether /proc alone shows the signal, so that the procfs source must find it as well.
     pub procfs: bool,
+    /// Whether its load or its rates would disturb other cases, so that it must run alone.
+    pub alone: bool,
     /// How long starting and biting may take.
     pub bound: Duration,
     /// Starts it and proves that it bit.
@@ -92,6 +94,7 @@ impl Case {
             needs,
             look,
             procfs: true,
+            alone: false,
             bound,
             start,
         }
@@ -113,15 +116,22 @@ impl Case {
         self
     }
 
-    /// Visible in rates only.
+    /// Visible in rates only, which other load would change.
     pub const fn window(mut self) -> Self {
         self.look = Look::Window;
+        self.alone = true;
         self
     }
 
     /// Not visible in /proc.
     pub const fn beyond_procfs(mut self) -> Self {
         self.procfs = false;
+        self
+    }
+
+    /// Needs the machine for itself.
+    pub const fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 

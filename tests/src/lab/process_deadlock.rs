@@ -1,7 +1,7 @@
 //! `process-deadlock`: processes that wait for each other, and parents and partners that just wait.
 
 use anyhow::Result;
-use libc::{SYS_flock, SYS_read, SYS_wait4, SYS_write};
+use libc::{SYS_flock, SYS_read, SYS_recvfrom, SYS_wait4, SYS_write};
 use rung_diagnosis::mode::Mode::{FileLockWait, PipeStall, ProcessDeadlock};
 
 use super::bite::{self, Hang};
@@ -9,6 +9,7 @@ use super::case::{Case, Need};
 use super::proc;
 use super::stage::Stage;
 use super::truth::{Certainty, Truth};
+use super::unix_socket_stall::socket;
 
 const PYTHON: &[Need] = &[Need::Program("python3")];
 
@@ -26,6 +27,14 @@ pub(crate) const CASES: &[Case] = &[
         "two processes over two pipes, each reads first",
         both_read,
     ),
+    Case::fault(
+        "process-deadlock-sockets",
+        ProcessDeadlock,
+        "client and server of a Unix socket each wait for the other to speak",
+        both_receive,
+    )
+    .needs(PYTHON)
+    .beyond_procfs(),
     Case::fault(
         "process-deadlock-flock",
         ProcessDeadlock,
@@ -88,6 +97,20 @@ fn both_read(stage: &mut Stage) -> Result<Truth> {
     let there = stage.start(play)?.pid;
     let since = bite::hang(&[Hang::main(here, &[SYS_read]), Hang::main(there, &[SYS_read])])?;
     Ok(knot(here, there, since).case("each reads before it writes"))
+}
+
+fn both_receive(stage: &mut Stage) -> Result<Truth> {
+    let server = socket(stage, &["request-server"])?;
+    server.get("ready")?;
+    let client = socket(stage, &["request-client"])?.pid;
+    let since = bite::hang(&[
+        Hang::main(server.pid, &[SYS_recvfrom]),
+        Hang::main(client, &[SYS_recvfrom]),
+    ])?;
+    let mut truth = knot(server.pid, client, since);
+    // Python handles SIGINT, and a handler might end the wait.
+    truth.certainty = Certainty::Found;
+    Ok(truth.case("each waits for the other's first message"))
 }
 
 fn flock_abba(stage: &mut Stage) -> Result<Truth> {

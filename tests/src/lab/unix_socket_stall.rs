@@ -47,13 +47,13 @@ pub(crate) const CASES: &[Case] = &[
     Case::twin(
         "unix-twin-idle-pair",
         UnixSocketStall,
-        "a connected pair, both waiting to be told something",
+        "a server waits for a request that its client has no reason to send yet",
         idle_pair,
     )
     .needs(PYTHON),
 ];
 
-fn socket(stage: &mut Stage, args: &[&str]) -> Result<Actor> {
+pub(super) fn socket(stage: &mut Stage, args: &[&str]) -> Result<Actor> {
     let play = stage.python("sockets.py")?.args(args);
     stage.start(play)
 }
@@ -121,11 +121,9 @@ fn slow_accept(stage: &mut Stage) -> Result<Truth> {
 }
 
 fn idle_pair(stage: &mut Stage) -> Result<Truth> {
-    let here = server(stage, &["idle-server"])?.pid;
-    let there = socket(stage, &["idle-client"])?.pid;
-    bite::hang(&[
-        Hang::main(here, &[SYS_recvfrom]),
-        Hang::main(there, &[SYS_recvfrom]),
-    ])?;
-    Ok(Truth::twin(UnixSocketStall, [here, there]))
+    let here = server(stage, &["request-server"])?.pid;
+    let client = socket(stage, &["idle-client"])?;
+    client.get("connected")?;
+    bite::hang(&[Hang::main(here, &[SYS_recvfrom])])?;
+    Ok(Truth::twin(UnixSocketStall, [here, client.pid]))
 }

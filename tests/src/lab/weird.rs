@@ -37,6 +37,7 @@ pub(crate) const CASES: &[Case] = &[
         threads,
     )
     .needs(C)
+    .alone()
     .bound_seconds(60),
     Case::twin(
         "weird-100000-fds",
@@ -44,7 +45,8 @@ pub(crate) const CASES: &[Case] = &[
         "a hundred thousand file descriptors, none growing",
         fds,
     )
-    .needs(C),
+    .needs(C)
+    .alone(),
     Case::twin(
         "weird-short-lives",
         Zombie,

@@ -161,6 +161,14 @@ pub struct UnixObservation {
     pub net_ns: u32,
 }
 
+impl UnixObservation {
+    /// Whether the next to connect, or to send a datagram, has to wait (unix_recvq_full() in net/unix/af_unix.c); `None`
+    /// where the queue or its bound is not known.
+    pub fn queue_is_full(&self) -> Option<bool> {
+        Some(self.queued? > self.queue_limit?)
+    }
+}
+
 /// A local or remote address of a TCP or UDP socket.
 pub type SocketAddress = SocketAddr;
 
