@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod clock;
+mod detail;
 pub mod engine;
 #[cfg(test)]
 mod fake_tree;
@@ -9,6 +10,8 @@ pub mod host;
 pub mod locks;
 pub mod pids_limits;
 pub mod procfs;
+mod redact;
 pub mod sock_diag;
 pub mod syscalls;
 pub mod user_memory;
+mod write_calls;

@@ -303,15 +303,7 @@ impl Finding<'_> {
     }
 
     fn check_contract(&self) -> Result<()> {
-        for key in [
-            "id",
-            "mode",
-            "severity",
-            "confidence",
-            "since",
-            "summary",
-            "guidance",
-        ] {
+        for key in ["id", "mode", "severity", "confidence", "summary", "guidance"] {
             ensure!(self.0[key].is_string(), "{key} is no string");
         }
         let mode: Mode = self.mode().parse()?;

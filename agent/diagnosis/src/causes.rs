@@ -76,8 +76,12 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
     causes
 }
 
-/// Whether the dates admit it: a cause does not begin after its effect.
+/// Whether the dates admit it: a cause does not begin after its effect. An orphan is known by what it holds on to, and
+/// others may have waited for that before its parent died.
 fn explains(cause: &Draft, effect: &Draft) -> bool {
+    if cause.mode == Mode::Orphan && cause.subject.pid == effect.subject.pid {
+        return true;
+    }
     match (cause.since_ns, effect.since_ns) {
         (Some(cause), Some(effect)) => cause <= effect.saturating_add(TOLERANCE_NS),
         _ => true,

@@ -11,14 +11,13 @@ use crate::finding::{Finding, Other, Severity, Subject};
 use crate::graph::{Node, WaitGraph};
 use crate::index::Index;
 use crate::mode::Mode;
-use crate::observation::{HostObservation, Picture, ProcessDetail, Sight, TaskObservation, TaskState, View};
+use crate::observation::{
+    HostObservation, Picture, ProcessDetail, Sight, TICK_NS, TaskObservation, TaskState, View,
+};
 use crate::report::{Coverage, HostFacts, PictureFacts, Report, SCHEMA, Status, WindowFacts};
 use crate::settings::Settings;
 use crate::why::ThreadWait;
 use crate::window::Window;
-
-/// Clock ticks a second in the interface of /proc (USER_HZ), nanoseconds each.
-const TICK_NS: u64 = 10_000_000;
 
 /// What a report is asked for.
 #[derive(Clone, Debug, Default)]

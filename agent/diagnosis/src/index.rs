@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use crate::observation::{
-    DescriptorObservation, FdObject, FileId, InetObservation, LockObservation, Picture, PipeFill, SocketId,
-    TaskObservation, TaskState, UnixKind, UnixObservation, UnixState,
+    Call, DescriptorObservation, FdObject, FileId, InetObservation, LockObservation, Picture, PipeFill,
+    SocketId, TaskObservation, TaskState, UnixKind, UnixObservation, UnixState,
 };
 
 /// One end of a pipe.
@@ -310,14 +310,30 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The request of a process that waits in the kernel's lock table, for that file if it is known.
-    pub fn waiting_lock(&self, tgid: u32, file: Option<FileId>) -> Option<&'a LockObservation> {
-        let waits = |lock: &&LockObservation| lock.waiting && lock.pid == Some(tgid);
-        let locks = &self.picture.locks;
-        locks
-            .iter()
-            .find(|lock| waits(lock) && file.is_none_or(|file| lock.file == file))
-            .or_else(|| locks.iter().find(waits))
+    /// The request in the kernel's lock table that keeps a thread waiting. That of an open-file-description lock names no
+    /// process, so there the file decides.
+    pub fn awaited_lock(&self, task: &TaskObservation) -> Option<&'a LockObservation> {
+        let file = self.file_to_lock(task)?;
+        let requests = || self.picture.locks.iter().filter(|lock| lock.waiting);
+        let own = || requests().filter(|lock| lock.pid == Some(task.tgid));
+        let same_file = |lock: &&LockObservation| file.is_none_or(|file| lock.file == file);
+        own()
+            .find(same_file)
+            .or_else(|| {
+                requests().find(|lock| lock.pid.is_none() && file.is_some_and(|file| lock.file == file))
+            })
+            .or_else(|| own().next())
+    }
+
+    /// The file that a thread is blocked in locking, if it is known; `None` if the thread does not lock a file.
+    fn file_to_lock(&self, task: &TaskObservation) -> Option<Option<FileId>> {
+        let Some(Call::FileLock { fd }) = task.call.as_ref().map(|call| &call.call) else {
+            return None;
+        };
+        Some(match self.descriptor(task, *fd).map(|row| &row.object) {
+            Some(FdObject::LockedFile(file)) => Some(*file),
+            _ => None,
+        })
     }
 
     /// The processes that hold the lock which a request waits for. Where the kernel's table names nobody alive (a lock
@@ -337,11 +353,11 @@ impl<'a> Index<'a> {
                 .get(&request.file)
                 .map_or(&[][..], Vec::as_slice);
             holders = rows.iter().filter_map(|row| self.holder(row)).collect();
-            holders.retain(|pid| {
-                !locks
-                    .iter()
-                    .any(|lock| lock.waiting && lock.number == request.number && lock.pid == Some(*pid))
-            });
+            let waits = |pid: u32| {
+                let mut threads = self.threads(pid).iter();
+                threads.any(|task| self.file_to_lock(task).flatten() == Some(request.file))
+            };
+            holders.retain(|pid| !waits(*pid));
         }
         holders.sort_unstable();
         holders.dedup();

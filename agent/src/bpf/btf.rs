@@ -256,9 +256,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0inner\0c\0d\0bpf_iter_x\0";
         let name = |text: &str| {
-            let position = strings
-                .windows(text.len() + 1)
-                .position(|at| at[..text.len()] == *text.as_bytes());
+            let position = strings.windows(text.len()).position(|at| at == text.as_bytes());
             u32::try_from(position.unwrap()).unwrap()
         };
         let mut types: Vec<u32> = Vec::new();

@@ -16,6 +16,7 @@ use rung_diagnosis::window::Window;
 
 use self::probe::{PROC, Probe};
 pub use self::request::{Checkup, EngineError, Progress, Request, SignalView, SourceChoice, Tier};
+use crate::detail::detail;
 use crate::host;
 
 /// Pictures of a window are at least this far apart,
@@ -145,7 +146,7 @@ impl Engine {
         let tasks = window.last.tasks.iter().filter(|task| task.tid == task.tgid);
         let details: Vec<ProcessDetail> = tasks
             .filter(|task| pids.binary_search(&task.tgid).is_ok())
-            .map(|task| detail(task.tgid, task.start_ns))
+            .map(|task| detail(Path::new(PROC), task.tgid, task.start_ns))
             .collect();
         diagnose::add_details(&mut report, &details);
         report
@@ -171,12 +172,4 @@ fn has_undated(picture: &Picture) -> bool {
         .tasks
         .iter()
         .any(|task| task.off_cpu_since_ns.is_none() && task.state == TaskState::Sleeping)
-}
-
-fn detail(pid: u32, start_ns: u64) -> ProcessDetail {
-    ProcessDetail {
-        pid,
-        start_ns,
-        ..ProcessDetail::default()
-    }
 }

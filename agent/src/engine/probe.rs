@@ -9,7 +9,7 @@ use rung_diagnosis::observation::{Call, EventsObservation, Picture, Signal, Sour
 use super::{EngineError, SourceChoice};
 use crate::bpf::{BpfSource, Unavailable};
 use crate::procfs::ProcfsSource;
-use crate::{clock, locks, pids_limits};
+use crate::{clock, locks, pids_limits, write_calls};
 
 pub(super) const PROC: &str = "/proc";
 /// Limits of control groups change slowly, and reading them costs more than a picture.
@@ -97,6 +97,7 @@ impl Probe {
         }
         self.add_hidden(&mut picture);
         add_locks(&mut picture);
+        write_calls::add(&mut picture, Path::new(PROC));
         self.add_limits(&mut picture);
         Ok((picture, events))
     }

@@ -13,11 +13,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rung_diagnosis::observation::TICK_NS;
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity, sched_yield};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::files::Reader;
-use super::rows::{SchedRow, TICK_NS};
+use super::rows::SchedRow;
 
 /// Tries to read the own row without changing the CPU.
 const TRIES: usize = 3;

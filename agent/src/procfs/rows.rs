@@ -6,10 +6,8 @@
 //!
 //! Degradation policy: `None` for a row that is not whole.
 
-use rung_diagnosis::observation::{Comm, SignalMasks, TaskState};
+use rung_diagnosis::observation::{Comm, SignalMasks, TICK_NS, TaskState};
 
-/// Clock ticks of /proc a second (USER_HZ): 100 on x86_64 and aarch64, whatever the kernel's own HZ.
-pub(super) const TICK_NS: u64 = 10_000_000;
 /// PF_KTHREAD, include/linux/sched.h
 const PF_KTHREAD: u64 = 0x0020_0000;
 

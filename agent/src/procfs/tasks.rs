@@ -186,9 +186,11 @@ impl TaskWalk<'_> {
             },
         };
         let mut task = observation(&stat, shared);
-        task.run_ns = before.map_or(stat.cpu_ticks.saturating_mul(super::rows::TICK_NS), |row| {
-            row.run_ns
-        });
+        task.run_ns = before.map_or(
+            stat.cpu_ticks
+                .saturating_mul(rung_diagnosis::observation::TICK_NS),
+            |row| row.run_ns,
+        );
         task.run_delay_ns = before.map_or(0, |row| row.run_delay_ns);
         let blocked = matches!(
             task.state,

@@ -45,7 +45,9 @@ pub(crate) const CASES: &[Case] = &[
         "reading to an end that a sibling inherited as fd 57",
         sibling,
     )
-    .needs(PYTHON),
+    .needs(PYTHON)
+    // That data came through shows only in the pipe itself.
+    .beyond_procfs(),
     Case::twin(
         "pipe-twin-pager",
         PipeStall,

@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use super::{BlindSpot, Context, Detector, Draft, Party, count};
 use crate::finding::{Confidence, Evidence, Role, Severity};
-use crate::graph::{Knot, Prospect, WaitKind, chain};
+use crate::graph::{Knot, Prospect, Wait, WaitKind, chain};
 use crate::mode::Mode;
 use crate::observation::Signal;
 
@@ -115,11 +115,16 @@ pub(super) fn evidence(context: &Context<'_>, knot: &Knot) -> Vec<Evidence> {
 
 fn draft(context: &Context<'_>, knot: &Knot) -> Option<Draft> {
     let (mut confidence, mut severity) = judge(context, knot)?;
-    let tasks: Vec<_> = knot
+    let mut tasks: Vec<_> = knot
         .threads
         .iter()
         .filter_map(|tid| context.index.task(*tid))
         .collect();
+    // Who waits for a lock made the ring; who waits for a thread of it to end only closes it.
+    tasks.sort_by_key(|task| {
+        let joins = |wait: &Wait| matches!(wait.kind, WaitKind::Join { .. });
+        (context.graph.wait(task.tid).is_some_and(joins), task.tid)
+    });
     let first = tasks.first()?;
     let waits: Vec<&WaitKind> = knot
         .threads

@@ -34,14 +34,11 @@ pub(super) const DETECTOR: Detector = Detector {
 fn detect(context: &Context<'_>) -> Vec<Draft> {
     let mut waiters: BTreeMap<u64, (&LockObservation, Vec<u32>)> = BTreeMap::new();
     for (tid, wait) in context.graph.waits() {
-        let WaitKind::FileLock { file, .. } = wait.kind else {
+        if !matches!(wait.kind, WaitKind::FileLock { .. }) {
             continue;
-        };
-        let request = context
-            .index
-            .task(tid)
-            .and_then(|task| context.index.waiting_lock(task.tgid, Some(file)));
-        if let Some(request) = request {
+        }
+        let task = context.index.task(tid);
+        if let Some(request) = task.and_then(|task| context.index.awaited_lock(task)) {
             waiters
                 .entry(request.number)
                 .or_insert((request, Vec::new()))

@@ -8,8 +8,9 @@
 //! a CPU.
 //!
 //! # Healthy twin
-//! Daemons: a session of their own, or descriptors 0 to 2 on /dev/null; nohup(1); terminal multiplexers; the innermost
-//! PID 1 of a container.
+//! Daemons: a session of their own, or one whose leader has left, with descriptors 0 to 2 on /dev/null; background jobs
+//! in a process group of their own without a terminal; nohup(1); terminal multiplexers; the innermost PID 1 of a
+//! container.
 //!
 //! # Thresholds
 //! `orphan_age` (5 s); `orphan_cpu_share` (half a CPU).
@@ -73,13 +74,15 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
         .collect()
 }
 
-/// Made to live on: it ignores hang-ups, or its standard descriptors lead nowhere.
-fn is_daemon(task: &TaskObservation, rows: &[&DescriptorObservation]) -> bool {
+/// Made to live on: it ignores hang-ups, or its standard descriptors lead nowhere and it left the session or the process
+/// group of the one that started it.
+fn is_daemon(context: &Context<'_>, task: &TaskObservation, rows: &[&DescriptorObservation]) -> bool {
     let standard = |fd: i32| rows.iter().find(|row| row.fd == fd).map(|row| &row.object);
     // Not listed: closed, or a regular file.
     let leads_nowhere = |fd: i32| matches!(standard(fd), Some(FdObject::Null) | None);
     let detached = matches!(standard(0), Some(FdObject::Null)) && leads_nowhere(1) && leads_nowhere(2);
-    task.signals.is_some_and(|signals| signals.ignores_hangup()) || (detached && !task.has_terminal)
+    let left = task.pgid == task.tgid || !context.index.lives(task.sid);
+    task.signals.is_some_and(|signals| signals.ignores_hangup()) || (detached && left && !task.has_terminal)
 }
 
 /// What an orphan still does that concerns others.
@@ -103,7 +106,7 @@ fn draft(
     let uptime_ns = context.picture.began_ns + context.picture.suspended_ns;
     let old = uptime_ns.saturating_sub(task.start_ns) >= context.settings.orphan_age.as_nanos() as u64;
     let killed = exit.and_then(ExitObservation::signal);
-    if is_daemon(task, rows) || (!old && killed.is_none()) {
+    if is_daemon(context, task, rows) || (!old && killed.is_none()) {
         return None;
     }
     let holds = holds(context, task, rows);

@@ -208,7 +208,14 @@ fn empty(context: &Context<'_>, pipe: FileId) -> Option<Draft> {
     });
     let subject = *holders.first()?;
     let by_lineage = holders.iter().all(orphaned);
-    let evident = by_lineage || writer_died;
+    // Data came through, and none of it from those who could still write.
+    let never_wrote = |pid: &u32| {
+        let mut counts = context.picture.write_calls.iter();
+        counts.any(|count| count.pid == *pid && count.calls == 0)
+    };
+    let others_wrote =
+        context.index.pipe_fill(pipe).is_some_and(|fill| fill.drained > 0) && holders.iter().all(never_wrote);
+    let evident = by_lineage || writer_died || others_wrote;
     let comm = context.comm(subject);
     let mut evidence = facts(context, pipe, "write end leaked");
     evidence.push(Evidence::new(
@@ -223,6 +230,14 @@ fn empty(context: &Context<'_>, pipe: FileId) -> Option<Draft> {
             row.fd as u64,
             "descriptor",
             context.source(),
+        ));
+    }
+    if others_wrote {
+        evidence.push(Evidence::from_file(
+            "write_calls_of_holders",
+            0_u64,
+            "calls",
+            "/proc/PID/io",
         ));
     }
     let why = if by_lineage {

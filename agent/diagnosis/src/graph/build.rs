@@ -190,7 +190,7 @@ impl Builder<'_> {
                 WaitKind::Poll
             }
             Call::WaitChild { which, .. } => self.child(node, task, *which),
-            Call::FileLock { fd } => self.file_lock(node, task, *fd),
+            Call::FileLock { .. } => self.file_lock(node, task),
             Call::Sleep => {
                 self.edge(node, Node::Timer);
                 WaitKind::Sleep
@@ -523,12 +523,8 @@ impl Builder<'_> {
         WaitKind::Vfork
     }
 
-    fn file_lock(&mut self, node: Node, task: &TaskObservation, fd: i32) -> WaitKind {
-        let file = match self.index.descriptor(task, fd).map(|row| &row.object) {
-            Some(FdObject::LockedFile(file)) => Some(*file),
-            _ => None,
-        };
-        let Some(request) = self.index.waiting_lock(task.tgid, file) else {
+    fn file_lock(&mut self, node: Node, task: &TaskObservation) -> WaitKind {
+        let Some(request) = self.index.awaited_lock(task) else {
             return self.outside(node, WaitKind::Other(task.call.as_ref().map(|call| call.number)));
         };
         let lock = Node::FileLock(request.number);

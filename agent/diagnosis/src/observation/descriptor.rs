@@ -169,6 +169,15 @@ impl UnixObservation {
     }
 }
 
+/// How often a process wrote anything, to whatever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteCallsObservation {
+    /// Process id.
+    pub pid: u32,
+    /// Calls of the write(2) family since it was forked, its ended threads included.
+    pub calls: u64,
+}
+
 /// A local or remote address of a TCP or UDP socket.
 pub type SocketAddress = SocketAddr;
 

@@ -12,6 +12,7 @@ mod task;
 pub use descriptor::{
     DescriptorObservation, FdObject, FileId, InetObservation, LockKind, LockObservation, PipeFill,
     PipeObservation, SocketAddress, SocketId, TcpFigures, UnixKind, UnixObservation, UnixState, Watch,
+    WriteCallsObservation,
 };
 pub use event::{EventsObservation, ExitObservation};
 pub use host::{HostObservation, PidsLimitObservation, ProcessDetail};
@@ -21,6 +22,9 @@ pub use task::{
 };
 
 use serde::{Deserialize, Serialize};
+
+/// Nanoseconds of a clock tick of /proc: USER_HZ is 100 on x86_64 and aarch64, whatever the kernel's own HZ.
+pub const TICK_NS: u64 = 10_000_000;
 
 /// One picture of the host: every thread, and every descriptor that somebody can wait on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub struct Picture {
     pub inet_sockets: Vec<InetObservation>,
     /// The kernel's file lock table; read only when some thread waits in a lock call.
     pub locks: Vec<LockObservation>,
+    /// Who of the holders of an inherited write end ever wrote; of those that were asked.
+    pub write_calls: Vec<WriteCallsObservation>,
     /// Limits on the number of processes, of the control groups that have one.
     pub pids_limits: Vec<PidsLimitObservation>,
     /// What this picture could see, and what it could not.
