@@ -1,5 +1,8 @@
-/* A process with very many threads or file descriptors, idle. many threads COUNT | fds COUNT */
+/* Very many threads, file descriptors or processes, idle.
+   many threads COUNT | fds COUNT | processes COUNT PIPES_OF_EACH */
 #include "lab.h"
+#include <signal.h>
+#include <sys/prctl.h>
 
 static void *idles(void *arg)
 {
@@ -10,6 +13,28 @@ static void *idles(void *arg)
     for (;;)
         pthread_cond_wait(&never, &mutex);
     return NULL;
+}
+
+/* Idle children that end with their parent. */
+static int processes(int count, int pipes)
+{
+    int made = 0, parent = getpid();
+    for (; made < count; made++) {
+        pid_t child = fork();
+        if (child < 0)
+            break;
+        if (child == 0) {
+            int ends[2];
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() != parent)
+                _exit(1);
+            while (pipes-- > 0 && pipe(ends) == 0)
+                continue;
+            for (;;)
+                pause();
+        }
+    }
+    return made;
 }
 
 int main(int argc, char **argv)
@@ -25,6 +50,8 @@ int main(int argc, char **argv)
         pthread_attr_setguardsize(&small, 0);
         while (made < count && pthread_create(&thread, &small, idles, NULL) == 0)
             made++;
+    } else if (argc > 3 && !strcmp(argv[1], "processes")) {
+        made = processes(count, atoi(argv[3]));
     } else {
         struct rlimit limit = { (rlim_t)count * 2, (rlim_t)count * 2 };
         if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {

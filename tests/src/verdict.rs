@@ -59,7 +59,12 @@ fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Findin
     if !finding.alarms() {
         missing.push("its severity is only a notice".to_owned());
     }
-    if !finding.root() {
+    // Where two modes are right about one culprit, one may explain the other.
+    let explained_rightly = report
+        .findings()
+        .iter()
+        .any(|other| other.0["id"] == finding.0["cause"] && rightful(truth, other));
+    if !finding.root() && !explained_rightly {
         missing.push(format!(
             "it is the root, but has the cause {}",
             finding.0["cause"]

@@ -248,9 +248,13 @@ fn walk(ebpf: &mut Ebpf, name: &'static str, into: &mut Vec<u8>) -> Result<(), I
         let outcome = file.read(&mut into[at..]);
         let read = match outcome {
             Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
             // The kernel stops a very long walk with EAGAIN after a million objects; it goes on at the next read.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock
+                ) =>
+            {
                 into.truncate(at);
                 continue;
             }

@@ -1,0 +1,67 @@
+//! The benchmark: what a picture, a cold start and the memory cost, beside what everybody else does.
+//!
+//! Prints BENCHMARKS.md. Everything is measured in one run on one machine, so that the ratios hold though the machine
+//! is shared; times are medians.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use rung_tests::bench::{self, Scene, Target};
+use rung_tests::lab::Workshop;
+use rung_tests::rung::Rung;
+
+/// Measures rung beside a plain loop over /proc and `ps`, and prints BENCHMARKS.md.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How long the deadlock has stood when rung is started, at least.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    deadlock_age: u64,
+    /// Exit with status 1 if a target is missed.
+    #[arg(long)]
+    check: bool,
+    /// The `lab` binary, if it is not beside this one.
+    #[arg(long, value_name = "PATH")]
+    lab: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "BPF iterators need root: run it as root"
+    );
+    let me = std::env::current_exe()?;
+    let lab = arguments.lab.clone().unwrap_or_else(|| me.with_file_name("lab"));
+    let workshop =
+        Workshop::open(&lab).context("cannot open the lab; build it with `cargo build -p rung-tests`")?;
+    let rung = Rung::find()?;
+    let mut all = Vec::new();
+    let deadlock_age = Duration::from_secs(arguments.deadlock_age);
+    for scene in Scene::ALL {
+        eprintln!("measuring: {scene}");
+        all.push(bench::measure(*scene, &workshop, &rung, deadlock_age)?);
+    }
+    let targets = bench::targets(&all)?;
+    let mut out = io::stdout().lock();
+    write!(out, "{}", bench::page(&all, &targets)?)?;
+    out.flush()?;
+    let missed: Vec<&Target> = targets.iter().filter(|target| !target.met()).collect();
+    for target in &missed {
+        eprintln!("missed: {target}");
+    }
+    Ok(!arguments.check || missed.is_empty())
+}
