@@ -1,18 +1,21 @@
-//! The task_file iterator: one record for every descriptor that somebody can wait on.
+//! One record for every descriptor that somebody can wait on.
 //!
-//! It visits each descriptor table once: by its thread group leader, or by the thread that has a table of its own.
+//! Small tables are visited with their task; the task_file iterator, which costs more for each descriptor, visits the
+//! large ones. Each table is visited once: by its thread group leader, or by the thread that has a table of its own.
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use aya_ebpf::helpers::generated::{
+    bpf_jiffies64, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_seq_write,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use rung_ebpf_common::{
-    ABSENT, EpollBody, FdHeader, FdKind, Field, InetBody, PipeBody, UNIX_NAME_LEN, UnixBody,
+    ABSENT, EpollBody, FdHeader, FdKind, Field, InetBody, PipeBody, SMALL_TABLE, UNIX_NAME_LEN, UnixBody,
     fd_bits,
 };
 
-use crate::kernel::{IterMeta, offset, read, read_at, read_via, reader_level, upid_at, write};
+use crate::kernel::{IterMeta, offset, probe, read, read_at, read_plus, reader_level, upid_at};
 
 /// `struct bpf_iter__task_file`; the context's members are 8-byte aligned.
 #[repr(C)]
@@ -24,43 +27,48 @@ struct TaskFileContext {
     file: *mut c_void,
 }
 
+/// What follows a header; all bodies are whole words.
 #[repr(C)]
-struct UnixRow {
-    header: FdHeader,
-    body: UnixBody,
+union Body {
+    pipe: PipeBody,
+    unix: UnixBody,
+    inet: InetBody,
+    epoll: EpollBody,
+    /// As much as a length of one byte can name.
+    words: [u64; 256],
 }
 
+/// The record that is being made.
 #[repr(C)]
-struct InetRow {
+struct Row {
     header: FdHeader,
-    body: InetBody,
+    body: Body,
+    found: Found,
 }
 
+/// What the rest of a record is made from: addresses that typed pointers led to, as plain numbers.
 #[repr(C)]
-struct EpollRow {
-    header: FdHeader,
-    body: EpollBody,
-}
-
-#[repr(C)]
-struct PipeRow {
-    header: FdHeader,
-    body: PipeBody,
+struct Found {
+    inode: u64,
+    private: u64,
+    dentry: u64,
+    pipe: u64,
+    /// `i_rdev`.
+    device: u32,
+    /// `i_mode & S_IFMT`.
+    format: u32,
 }
 
 #[map]
-static UNIX_SCRATCH: PerCpuArray<UnixRow> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static INET_SCRATCH: PerCpuArray<InetRow> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static EPOLL_SCRATCH: PerCpuArray<EpollRow> = PerCpuArray::with_max_entries(1, 0);
+static ROW_SCRATCH: PerCpuArray<Row> = PerCpuArray::with_max_entries(1, 0);
 
 const S_IFMT: u16 = 0o170000;
 const S_IFIFO: u16 = 0o010000;
 const S_IFCHR: u16 = 0o020000;
-const S_IFREG: u16 = 0o100000;
 const S_IFSOCK: u16 = 0o140000;
 const O_NONBLOCK: u32 = 0o4000;
+/// include/uapi/linux/magic.h.
+const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -71,6 +79,15 @@ const TCP_LISTEN: u8 = 10;
 /// MAX_SCHEDULE_TIMEOUT: no SO_RCVTIMEO or SO_SNDTIMEO.
 const NO_TIMEOUT: i64 = i64::MAX;
 
+/// Whose descriptors are visited, and where their records go.
+pub struct Holder {
+    pub meta: *const IterMeta,
+    /// Its `files_struct`, or 0 if the iterator keeps the file from being closed meanwhile.
+    pub files: u64,
+    pub tid: u32,
+    pub start_ns: u64,
+}
+
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 fn iter_task_file(context: *mut c_void) -> i32 {
@@ -80,49 +97,85 @@ fn iter_task_file(context: *mut c_void) -> i32 {
     if task == 0 || file == 0 {
         return 0;
     }
-    let inode: u64 = read(file, Field::FileInode);
-    let mode: u16 = read(inode, Field::InodeMode);
-    match mode & S_IFMT {
-        S_IFIFO => pipe(meta, task, file, fd, inode),
-        S_IFSOCK => socket(meta, task, file, fd, inode),
-        S_IFCHR => {
-            if let Some(kind) = character_device(read(inode, Field::InodeRdev)) {
-                write(meta, &header(kind, task, file, fd, inode));
-            }
-        }
-        S_IFREG if has_lock_context(inode) => {
-            write(meta, &header(FdKind::LockedFile, task, file, fd, inode));
-        }
-        _ => anonymous(meta, task, file, fd, inode),
+    let files: u64 = read(task, Field::TaskFiles);
+    let table: u64 = read(files, Field::FilesFdtable);
+    if read::<u32>(table, Field::FdtableSlots) <= SMALL_TABLE {
+        return 0;
     }
+    let bitmap: u64 = read(table, Field::FdtableCloexec);
+    let closes_on_exec: u64 = read_at(bitmap, (fd / 64) * 8);
+    let start_ns = read(task, Field::TaskStartBoottime);
+    let holder = Holder { meta, files: 0, tid: thread_id(task), start_ns };
+    visit(&holder, file, fd, (closes_on_exec >> (fd % 64)) as u32 & 1);
     0
 }
 
+/// Writes a record of a descriptor, if somebody can wait on it. For a small table the verifier walks through here once a
+/// slot: so little is done here, and the rest in a function that it checks by itself.
 #[inline(always)]
-fn has_lock_context(inode: u64) -> bool {
-    offset(Field::InodeLockContext) != ABSENT && read::<u64>(inode, Field::InodeLockContext) != 0
+pub fn visit(holder: &Holder, file: u64, fd: u32, closes_on_exec: u32) {
+    let inode: u64 = read(file, Field::FileInode);
+    let superblock: u64 = read(inode, Field::InodeSuperblock);
+    let format = read::<u16>(inode, Field::InodeMode) & S_IFMT;
+    if format != S_IFIFO && format != S_IFSOCK && format != S_IFCHR {
+        // Most files are regular ones, on which nobody waits but for a lock.
+        let locks: u64 = read(inode, Field::InodeLockContext);
+        if locks == 0 && read::<u64>(superblock, Field::SuperblockMagic) != ANON_INODE_FS_MAGIC {
+            return;
+        }
+    }
+    const _: () = assert!(O_NONBLOCK >> 8 == fd_bits::NONBLOCK && 1 << 2 == fd_bits::CLOSE_ON_EXEC);
+    let access = read::<u32>(file, Field::FileMode) & (fd_bits::READABLE | fd_bits::WRITABLE);
+    let nonblocking = (read::<u32>(file, Field::FileFlags) & O_NONBLOCK) >> 8;
+    let Some(row) = ROW_SCRATCH.get_ptr_mut(0) else { return };
+    let row = unsafe { &mut *row };
+    row.header.tid = holder.tid;
+    row.header.fd = fd;
+    row.header.bits = access | nonblocking | closes_on_exec << 2;
+    row.header.file = file;
+    row.header.start_ns = holder.start_ns;
+    row.header.inode = read(inode, Field::InodeNumber);
+    row.header.device = read(superblock, Field::SuperblockDev);
+    row.header.reserved = 0;
+    row.found.inode = inode;
+    row.found.private = read(file, Field::FilePrivate);
+    row.found.dentry = read(file, Field::FileDentry);
+    row.found.pipe = read(inode, Field::InodePipe);
+    row.found.device = read(inode, Field::InodeRdev);
+    row.found.format = format as u32;
+    // Nothing the compiler knows of the length reaches the verifier: bound it where both can see it.
+    let words = core::hint::black_box(describe() as u32) & 0xff;
+    // Closed meanwhile, and its memory perhaps another file's: what was read may be of neither.
+    let closed = holder.files != 0 && read_plus::<u64>(holder.files, Field::FilesArray, fd * 8) != file;
+    if words != 0 && !closed {
+        unsafe { bpf_seq_write((*holder.meta).seq.cast(), (&raw mut *row).cast(), words * 8) };
+    }
 }
 
-#[inline(always)]
-fn header(kind: FdKind, task: u64, file: u64, fd: u32, inode: u64) -> FdHeader {
-    let mode: u32 = read(file, Field::FileMode);
-    let flags: u32 = read(file, Field::FileFlags);
-    let mut bits = mode & (fd_bits::READABLE | fd_bits::WRITABLE);
-    if flags & O_NONBLOCK != 0 {
-        bits |= fd_bits::NONBLOCK;
-    }
-    let superblock: u64 = read(inode, Field::InodeSuperblock);
-    FdHeader {
-        kind: kind as u32,
-        tid: thread_id(task),
-        fd,
-        bits,
-        file,
-        start_ns: read(task, Field::TaskStartBoottime),
-        inode: read(inode, Field::InodeNumber),
-        device: read(superblock, Field::SuperblockDev),
-        reserved: 0,
-    }
+/// Completes the record in the scratch: how many words of it are to be written, 0 if nobody waits on the file.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn describe() -> u64 {
+    let Some(row) = ROW_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let row = unsafe { &mut *row };
+    let found = &row.found;
+    let kind = match found.format as u16 {
+        S_IFIFO => {
+            row.body.pipe = pipe(found.pipe);
+            Some(FdKind::Pipe)
+        }
+        S_IFSOCK => socket(&mut row.body, found.private),
+        S_IFCHR => character_device(found.device),
+        _ if probe::<u64>(found.inode, Field::InodeLockContext) != 0 => Some(FdKind::LockedFile),
+        _ if is_epoll(found.dentry) => {
+            watches(unsafe { &mut row.body.epoll }, found.private);
+            Some(FdKind::Epoll)
+        }
+        _ => None,
+    };
+    let Some(kind) = kind else { return 0 };
+    row.header.kind = kind as u32;
+    ((size_of::<FdHeader>() + kind.body_len()) / 8) as u64
 }
 
 #[inline(always)]
@@ -131,34 +184,34 @@ fn thread_id(task: u64) -> u32 {
     if level == 0 {
         return read(task, Field::TaskPid);
     }
-    read(upid_at(read(task, Field::TaskThreadPid), level), Field::UpidNr)
+    probe(upid_at(read(task, Field::TaskThreadPid), level), Field::UpidNr)
 }
 
 #[inline(always)]
-fn closes_on_exec(task: u64, fd: u32) -> u32 {
-    let files: u64 = read(task, Field::TaskFiles);
-    let table: u64 = read(files, Field::FilesFdtable);
-    let bitmap: u64 = read(table, Field::FdtableCloexec);
-    let word: u64 = read_at(bitmap, (fd / 64) * 8);
-    if word >> (fd % 64) & 1 != 0 { fd_bits::CLOSE_ON_EXEC } else { 0 }
+fn pipe(pipe: u64) -> PipeBody {
+    // The fields lie close together: one call brings them all.
+    let near: [u8; NEAR_BYTES] = probe(pipe, Field::PipeHead);
+    PipeBody {
+        head: of_near(&near, pipe, Field::PipeHead),
+        tail: of_near(&near, pipe, Field::PipeTail),
+        ring_size: of_near(&near, pipe, Field::PipeRingSize),
+        max_usage: of_near(&near, pipe, Field::PipeMaxUsage),
+        readers: of_near(&near, pipe, Field::PipeReaders),
+        writers: of_near(&near, pipe, Field::PipeWriters),
+    }
 }
 
+/// Bytes of a pipe that are read together, from its head on.
+const NEAR_BYTES: usize = 64;
+
 #[inline(always)]
-fn pipe(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64) {
-    let pipe: u64 = read(inode, Field::InodePipe);
-    let mut row = PipeRow {
-        header: header(FdKind::Pipe, task, file, fd, inode),
-        body: PipeBody {
-            head: read(pipe, Field::PipeHead),
-            tail: read(pipe, Field::PipeTail),
-            ring_size: read(pipe, Field::PipeRingSize),
-            max_usage: read(pipe, Field::PipeMaxUsage),
-            readers: read(pipe, Field::PipeReaders),
-            writers: read(pipe, Field::PipeWriters),
-        },
-    };
-    row.header.bits |= closes_on_exec(task, fd);
-    write(meta, &row);
+fn of_near(near: &[u8; NEAR_BYTES], pipe: u64, field: Field) -> u32 {
+    let at = offset(field).wrapping_sub(offset(Field::PipeHead)) as usize;
+    if at <= NEAR_BYTES - size_of::<u32>() {
+        unsafe { near.as_ptr().add(at).cast::<u32>().read_unaligned() }
+    } else {
+        probe(pipe, field)
+    }
 }
 
 /// Terminals: majors 4 (tty), 5 (console, /dev/tty, ptmx), 136 to 143 (pseudo-terminals); null and zero: major 1
@@ -175,54 +228,55 @@ fn character_device(device: u32) -> Option<FdKind> {
 
 #[inline(always)]
 fn timeouts(sock: u64) -> u32 {
-    let receive: i64 = read(sock, Field::SockReadTimeout);
-    let send: i64 = read(sock, Field::SockWriteTimeout);
+    let receive: i64 = probe(sock, Field::SockReadTimeout);
+    let send: i64 = probe(sock, Field::SockWriteTimeout);
     (receive != NO_TIMEOUT) as u32 | ((send != NO_TIMEOUT) as u32) << 1
 }
 
 #[inline(always)]
 fn net_namespace(sock: u64) -> u32 {
-    read_via(sock, Field::SockNet, Field::NetInum)
+    probe(probe(sock, Field::SockNet), Field::NetInum)
 }
 
 #[inline(always)]
-fn socket(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64) {
-    let socket: u64 = read(file, Field::FilePrivate);
-    let sock: u64 = read(socket, Field::SocketSock);
+fn socket(body: &mut Body, socket: u64) -> Option<FdKind> {
+    let sock: u64 = probe(socket, Field::SocketSock);
     if sock == 0 {
-        return;
+        return None;
     }
-    match read::<u16>(sock, Field::SockFamily) {
-        AF_UNIX => unix(meta, task, file, fd, inode, sock),
-        family @ (AF_INET | AF_INET6) => inet(meta, task, file, fd, inode, sock, family),
-        _ => write(meta, &header(FdKind::OtherSocket, task, file, fd, inode)),
-    }
+    Some(match probe::<u16>(sock, Field::SockFamily) {
+        AF_UNIX => {
+            unix(unsafe { &mut body.unix }, sock);
+            FdKind::Unix
+        }
+        family @ (AF_INET | AF_INET6) => {
+            inet(unsafe { &mut body.inet }, sock, family);
+            FdKind::Inet
+        }
+        _ => FdKind::OtherSocket,
+    })
 }
 
 #[inline(always)]
-fn unix(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64, sock: u64) {
-    let Some(row) = UNIX_SCRATCH.get_ptr_mut(0) else { return };
-    let row = unsafe { &mut *row };
-    row.header = header(FdKind::Unix, task, file, fd, inode);
-    let body = &mut row.body;
+fn unix(body: &mut UnixBody, sock: u64) {
     body.sock = sock;
-    body.peer = read(sock, Field::UnixPeer);
-    body.state = read::<u8>(sock, Field::SockState) as u32;
-    body.kind = read::<u16>(sock, Field::SockType) as u32;
-    body.queued = read(sock, Field::SockReceiveQueueLen);
-    body.backlog = read(sock, Field::SockBacklog);
-    body.backlog_max = read(sock, Field::SockBacklogMax);
+    body.peer = probe(sock, Field::UnixPeer);
+    body.state = probe::<u8>(sock, Field::SockState) as u32;
+    body.kind = probe::<u16>(sock, Field::SockType) as u32;
+    body.queued = probe(sock, Field::SockReceiveQueueLen);
+    body.backlog = probe(sock, Field::SockBacklog);
+    body.backlog_max = probe(sock, Field::SockBacklogMax);
     // The count begins at 1: the socket's own reference (sk_alloc, net/core/sock.c).
-    body.write_used = read::<u32>(sock, Field::SockWriteAlloc).saturating_sub(1);
-    body.write_limit = read(sock, Field::SockSendBuffer);
+    body.write_used = probe::<u32>(sock, Field::SockWriteAlloc).saturating_sub(1);
+    body.write_limit = probe(sock, Field::SockSendBuffer);
     body.net_ns = net_namespace(sock);
     body.timeouts = timeouts(sock);
     body.reserved = 0;
     body.name_len = 0;
-    let address: u64 = read(sock, Field::UnixAddress);
+    let address: u64 = probe(sock, Field::UnixAddress);
     if address != 0 {
         // sockaddr_un: two bytes of family, then the path.
-        let length = read::<i32>(address, Field::UnixAddressLen).wrapping_sub(2) as u32;
+        let length = probe::<i32>(address, Field::UnixAddressLen).wrapping_sub(2) as u32;
         let length = if length > UNIX_NAME_LEN as u32 { UNIX_NAME_LEN as u32 } else { length };
         let from = address + offset(Field::UnixAddressName) as u64 + 2;
         let failed = unsafe {
@@ -232,46 +286,40 @@ fn unix(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64, sock: 
             body.name_len = length;
         }
     }
-    write(meta, row);
 }
 
 #[inline(always)]
-fn inet(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64, sock: u64, family: u16) {
-    let Some(row) = INET_SCRATCH.get_ptr_mut(0) else { return };
-    let row = unsafe { &mut *row };
-    row.header = header(FdKind::Inet, task, file, fd, inode);
+fn inet(body: &mut InetBody, sock: u64, family: u16) {
     // What is not set here is not looked at: see InetBody.
-    let body = &mut row.body;
     body.figures = 0;
-    let state: u8 = read(sock, Field::SockState);
-    let protocol = read::<u16>(sock, Field::SockProtocol) as u32;
+    let state: u8 = probe(sock, Field::SockState);
+    let protocol = probe::<u16>(sock, Field::SockProtocol) as u32;
     body.sock = sock;
     body.family = family as u32;
     body.protocol = protocol;
     body.state = state as u32;
     body.net_ns = net_namespace(sock);
-    body.local_port = read::<u16>(sock, Field::SockLocalPort) as u32;
-    body.remote_port = u16::from_be(read(sock, Field::SockRemotePort)) as u32;
+    body.local_port = probe::<u16>(sock, Field::SockLocalPort) as u32;
+    body.remote_port = u16::from_be(probe(sock, Field::SockRemotePort)) as u32;
     body.timeouts = timeouts(sock);
     if family == AF_INET {
         let (local, remote): ([u8; 4], [u8; 4]) =
-            (read(sock, Field::SockLocal4), read(sock, Field::SockRemote4));
+            (probe(sock, Field::SockLocal4), probe(sock, Field::SockRemote4));
         body.local[..4].copy_from_slice(&local);
         body.remote[..4].copy_from_slice(&remote);
     } else {
-        body.local = read(sock, Field::SockLocal6);
-        body.remote = read(sock, Field::SockRemote6);
+        body.local = probe(sock, Field::SockLocal6);
+        body.remote = probe(sock, Field::SockRemote6);
     }
     if protocol != IPPROTO_TCP {
-        body.receive_queue = read(sock, Field::SockReadAlloc);
-        body.send_queue = read::<u32>(sock, Field::SockWriteAlloc).saturating_sub(1);
+        body.receive_queue = probe(sock, Field::SockReadAlloc);
+        body.send_queue = probe::<u32>(sock, Field::SockWriteAlloc).saturating_sub(1);
     } else if state == TCP_LISTEN {
-        body.receive_queue = read(sock, Field::SockBacklog);
-        body.send_queue = read(sock, Field::SockBacklogMax);
+        body.receive_queue = probe(sock, Field::SockBacklog);
+        body.send_queue = probe(sock, Field::SockBacklogMax);
     } else if state != TCP_CLOSE && state >= TCP_ESTABLISHED {
         tcp(body, sock);
     }
-    write(meta, row);
 }
 
 /// A `struct sock` of TCP is the head of a `struct tcp_sock` (net/ipv4/tcp.c).
@@ -280,26 +328,26 @@ fn tcp(body: &mut InetBody, sock: u64) {
     body.figures = 1;
     body.jiffies = unsafe { bpf_jiffies64() };
     body.receive_queue =
-        read::<u32>(sock, Field::TcpReceiveNext).wrapping_sub(read(sock, Field::TcpCopied));
-    body.send_queue = read::<u32>(sock, Field::TcpWriteSeq).wrapping_sub(read(sock, Field::TcpSendUnacked));
-    body.srtt_us8 = read(sock, Field::TcpSrtt);
+        probe::<u32>(sock, Field::TcpReceiveNext).wrapping_sub(probe(sock, Field::TcpCopied));
+    body.send_queue = probe::<u32>(sock, Field::TcpWriteSeq).wrapping_sub(probe(sock, Field::TcpSendUnacked));
+    body.srtt_us8 = probe(sock, Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {
         ABSENT => u32::MAX,
         at => read_at(sock, at + 4),
     };
-    body.rto = read(sock, Field::IcskRto);
-    body.backoff = read::<u8>(sock, Field::IcskBackoff) as u32;
-    body.retransmits = read::<u8>(sock, Field::IcskRetransmits) as u32;
-    body.segments_out = read(sock, Field::TcpSegmentsOut);
-    body.retransmitted = read(sock, Field::TcpTotalRetransmitted);
-    body.packets_out = read(sock, Field::TcpPacketsOut);
-    body.send_window = read(sock, Field::TcpSendWindow);
-    body.last_sent = read(sock, Field::TcpLastSent);
-    body.last_ack = read(sock, Field::TcpLastAck);
-    body.last_received = read(sock, Field::IcskLastReceived);
-    body.bytes_acked = read(sock, Field::TcpBytesAcked);
-    body.bytes_received = read(sock, Field::TcpBytesReceived);
+    body.rto = probe(sock, Field::IcskRto);
+    body.backoff = probe::<u8>(sock, Field::IcskBackoff) as u32;
+    body.retransmits = probe::<u8>(sock, Field::IcskRetransmits) as u32;
+    body.segments_out = probe(sock, Field::TcpSegmentsOut);
+    body.retransmitted = probe(sock, Field::TcpTotalRetransmitted);
+    body.packets_out = probe(sock, Field::TcpPacketsOut);
+    body.send_window = probe(sock, Field::TcpSendWindow);
+    body.last_sent = probe(sock, Field::TcpLastSent);
+    body.last_ack = probe(sock, Field::TcpLastAck);
+    body.last_received = probe(sock, Field::IcskLastReceived);
+    body.bytes_acked = probe(sock, Field::TcpBytesAcked);
+    body.bytes_received = probe(sock, Field::TcpBytesReceived);
     // u32 chrono_stat[3]: busy, window limited, buffer limited, jiffies (include/linux/tcp.h).
     let at = offset(Field::TcpChronoStat);
     if at != ABSENT {
@@ -308,22 +356,14 @@ fn tcp(body: &mut InetBody, sock: u64) {
     }
 }
 
-/// Files without an inode of their own; of these an epoll instance is told by the name of its dentry.
+/// Epoll instances have no inode of their own, and are told by the name of their dentry.
 #[inline(always)]
-fn anonymous(meta: *const IterMeta, task: u64, file: u64, fd: u32, inode: u64) {
-    let dentry: u64 = read(file, Field::FileDentry);
-    let name: u64 = read(dentry, Field::DentryName);
+fn is_epoll(dentry: u64) -> bool {
+    let name: u64 = probe(dentry, Field::DentryName);
     let mut start = [0u8; 16];
     let length =
         unsafe { bpf_probe_read_kernel_str(start.as_mut_ptr().cast(), 16, name as *const c_void) };
-    if length < 11 || start[..11] != *b"[eventpoll]" {
-        return;
-    }
-    let Some(row) = EPOLL_SCRATCH.get_ptr_mut(0) else { return };
-    let row = unsafe { &mut *row };
-    row.header = header(FdKind::Epoll, task, file, fd, inode);
-    watches(&mut row.body, read(file, Field::FilePrivate));
-    write(meta, row);
+    length >= 11 && start[..11] == *b"[eventpoll]"
 }
 
 /// Walks the red-black tree of an epoll instance (fs/eventpoll.c) without a stack: down to the left, then right,
@@ -334,7 +374,7 @@ fn watches(body: &mut EpollBody, eventpoll: u64) {
     let known = offset(Field::EventpollRoot) != ABSENT
         && offset(Field::EpitemNode) != ABSENT
         && offset(Field::EpitemFd) != ABSENT;
-    let mut node: u64 = if known { read(eventpoll, Field::EventpollRoot) } else { 0 };
+    let mut node: u64 = if known { probe(eventpoll, Field::EventpollRoot) } else { 0 };
     let mut from = 0u64;
     for slot in &mut body.steps {
         *slot = watch_of(node, from);
@@ -350,20 +390,20 @@ fn watches(body: &mut EpollBody, eventpoll: u64) {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn watch_of(node: u64, from: u64) -> u64 {
-    if node == 0 || from != read::<u64>(node, Field::RbParentColor) & !3 {
+    if node == 0 || from != probe::<u64>(node, Field::RbParentColor) & !3 {
         return 0;
     }
     let item = node.wrapping_sub(offset(Field::EpitemNode) as u64);
-    EpollBody::pack(read(item, Field::EpitemFd), read(item, Field::EpitemEvents))
+    EpollBody::pack(probe(item, Field::EpitemFd), probe(item, Field::EpitemEvents))
 }
 
 /// The node that comes after `node`, reached from `from`; 0 after the last.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn next_node(node: u64, from: u64) -> u64 {
-    let parent = read::<u64>(node, Field::RbParentColor) & !3;
-    let left: u64 = read(node, Field::RbLeft);
-    let right: u64 = read(node, Field::RbRight);
+    let parent = probe::<u64>(node, Field::RbParentColor) & !3;
+    let left: u64 = probe(node, Field::RbLeft);
+    let right: u64 = probe(node, Field::RbRight);
     if from == parent && left != 0 {
         left
     } else if (from == parent || from == left) && right != 0 {

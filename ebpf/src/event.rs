@@ -7,7 +7,7 @@ use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{COMM_LEN, Counter, ExitRecord, Field};
 
-use crate::kernel::{offset, read, read_at};
+use crate::kernel::{offset, probe, read_at};
 
 /// Forks by parent process. Emptied by the reader at each picture; when it is full, forks are counted in total only.
 #[map]
@@ -38,12 +38,12 @@ fn argument(context: &RawTracePointContext, index: usize) -> u64 {
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn sched_process_fork(context: RawTracePointContext) -> i32 {
     let (parent, child) = (argument(&context, 0), argument(&context, 1));
-    let tgid: u32 = read(child, Field::TaskTgid);
-    if tgid != read::<u32>(child, Field::TaskPid) {
+    let tgid: u32 = probe(child, Field::TaskTgid);
+    if tgid != probe::<u32>(child, Field::TaskPid) {
         return 0;
     }
     count(Counter::Forks);
-    let parent: u32 = read(parent, Field::TaskTgid);
+    let parent: u32 = probe(parent, Field::TaskTgid);
     match FORKS.get_ptr_mut(&parent) {
         Some(forks) => unsafe { *forks += 1 },
         None => {
@@ -64,15 +64,15 @@ pub fn sched_process_exec(_: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn sched_process_exit(context: RawTracePointContext) -> i32 {
     let task = argument(&context, 0);
-    let signal: u64 = read(task, Field::TaskSignal);
+    let signal: u64 = probe(task, Field::TaskSignal);
     // do_exit() has already taken this thread off the count: at 0 the whole process goes.
-    if read::<u32>(signal, Field::SignalLive) != 0 {
+    if probe::<u32>(signal, Field::SignalLive) != 0 {
         return 0;
     }
     count(Counter::Exits);
     let mut children = [0u32; CHILDREN];
     let mut found = list_children(task, &mut children, 0);
-    let leader: u64 = read(task, Field::TaskGroupLeader);
+    let leader: u64 = probe(task, Field::TaskGroupLeader);
     if leader != task {
         found = list_children(leader, &mut children, found);
     }
@@ -82,12 +82,12 @@ pub fn sched_process_exit(context: RawTracePointContext) -> i32 {
     let pids = offset(Field::SignalPids);
     let record = ExitRecord {
         at_ns: unsafe { bpf_ktime_get_ns() },
-        pid: read(task, Field::TaskTgid),
-        exit_code: read(task, Field::TaskExitCode),
+        pid: probe(task, Field::TaskTgid),
+        exit_code: probe(task, Field::TaskExitCode),
         pgid: number(read_at(signal, pids + 2 * 8)),
         sid: number(read_at(signal, pids + 3 * 8)),
         children,
-        comm: read::<[u8; COMM_LEN]>(leader, Field::TaskComm),
+        comm: probe::<[u8; COMM_LEN]>(leader, Field::TaskComm),
     };
     if EXITS.output::<ExitRecord>(&record, 0).is_err() {
         count(Counter::ExitsLost);
@@ -105,7 +105,7 @@ fn list_children(task: u64, children: &mut [u32; CHILDREN], mut found: usize) ->
             break;
         }
         let child = node - offset(Field::TaskSibling) as u64;
-        children[found & (CHILDREN - 1)] = read(child, Field::TaskTgid);
+        children[found & (CHILDREN - 1)] = probe(child, Field::TaskTgid);
         found += 1;
         node = read_at(node, 0);
     }
@@ -117,5 +117,5 @@ fn number(pid: u64) -> u32 {
     if pid == 0 {
         return 0;
     }
-    read(pid + offset(Field::PidNumbers) as u64, Field::UpidNr)
+    probe(pid + offset(Field::PidNumbers) as u64, Field::UpidNr)
 }

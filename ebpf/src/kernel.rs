@@ -25,9 +25,13 @@ static MACHINE: Machine = Machine {
     pselect6: -1,
     connect: -1,
     clone3: -1,
+    epoll_wait: -1,
+    epoll_pwait: -1,
+    epoll_pwait2: -1,
     reader_nested: 0,
     upid_size: 16,
     read_memory: 0,
+    direct: 0,
 };
 
 /// `struct bpf_iter_meta` (include/linux/bpf.h); part of the kernel's interface to iterator programs.
@@ -72,9 +76,46 @@ pub fn read_at<T: Copy>(base: u64, offset: u32) -> T {
     }
 }
 
-/// Reads a field; zeros if this kernel lacks it.
+/// A scalar or pointer that one instruction loads.
+pub trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+impl Word for i32 {}
+impl Word for u64 {}
+impl Word for i64 {}
+
+/// Reads a field of a structure that the verifier knows by its type: the iterator's task or file, or what a typed
+/// pointer in such a structure leads to. An instruction then does what takes a helper a call; the kernel catches faults
+/// and reads zeros. Loaders fall back to the helper where a verifier refuses (see [`machine!`]`(direct)`).
 #[inline(always)]
-pub fn read<T: Copy>(base: u64, field: Field) -> T {
+pub fn read<T: Word>(base: u64, field: Field) -> T {
+    read_plus(base, field, 0)
+}
+
+/// Reads a word so many bytes after the beginning of a field.
+#[inline(always)]
+pub fn read_plus<T: Word>(base: u64, field: Field, bytes: u32) -> T {
+    let offset = offset(field);
+    if offset == ABSENT {
+        return unsafe { MaybeUninit::<T>::zeroed().assume_init() };
+    }
+    load(base, offset + bytes)
+}
+
+/// The same by an offset of [`Machine`].
+#[inline(always)]
+pub fn load<T: Word>(base: u64, offset: u32) -> T {
+    if machine!(direct) != 0 {
+        unsafe { core::ptr::read_volatile(base.wrapping_add(offset as u64) as *const T) }
+    } else {
+        read_at(base, offset)
+    }
+}
+
+/// Reads a field of anything, by the helper; zeros if this kernel lacks it.
+#[inline(always)]
+pub fn probe<T: Copy>(base: u64, field: Field) -> T {
     let offset = offset(field);
     if offset == ABSENT {
         return unsafe { MaybeUninit::<T>::zeroed().assume_init() };
@@ -84,7 +125,7 @@ pub fn read<T: Copy>(base: u64, field: Field) -> T {
 
 /// Reads a pointer field and follows it to another field; zeros if the pointer is null.
 #[inline(always)]
-pub fn read_via<T: Copy>(base: u64, pointer: Field, field: Field) -> T {
+pub fn read_via<T: Word>(base: u64, pointer: Field, field: Field) -> T {
     let target: u64 = read(base, pointer);
     if target == 0 {
         return unsafe { MaybeUninit::<T>::zeroed().assume_init() };
@@ -106,7 +147,8 @@ pub fn reader_level() -> u32 {
     if machine!(reader_nested) == 0 {
         return 0;
     }
-    read_via(unsafe { bpf_get_current_task() }, Field::TaskThreadPid, Field::PidLevel)
+    let pid: u64 = probe(unsafe { bpf_get_current_task() }, Field::TaskThreadPid);
+    probe(pid, Field::PidLevel)
 }
 
 /// The `struct upid` of a `struct pid` at a level. Namespaces nest at most 32 deep (pid_namespaces(7)).

@@ -1,13 +1,18 @@
-//! The task iterator: one [`TaskRecord`] for every thread.
+//! The task iterator: one [`TaskRecord`] for every thread, and with it the descriptors of its table, if it is a small one.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_copy_from_user_task, bpf_probe_read_kernel, bpf_task_pt_regs};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use rung_ebpf_common::{ABSENT, COMM_LEN, Field, TaskRecord, USER_BYTES, task_bits};
+use rung_ebpf_common::{
+    ABSENT, COMM_LEN, Field, PIECE_BYTES, SMALL_TABLE, TASK_KIND, TaskRecord, task_bits,
+};
 
-use crate::kernel::{IterMeta, machine, offset, read, read_at, read_via, reader_level, upid_at, write};
+use crate::descriptor::{self, Holder};
+use crate::kernel::{
+    IterMeta, load, machine, offset, probe, read, read_at, read_plus, read_via, reader_level, upid_at, write,
+};
 
 /// `struct bpf_iter__task`.
 #[repr(C)]
@@ -16,9 +21,16 @@ struct TaskContext {
     task: *mut c_void,
 }
 
+/// A record, and the memory that follows it.
+#[repr(C)]
+struct TaskRow {
+    record: TaskRecord,
+    user: [u8; 2 * PIECE_BYTES],
+}
+
 /// A record is too large for the stack of a BPF program.
 #[map]
-static TASK_SCRATCH: PerCpuArray<TaskRecord> = PerCpuArray::with_max_entries(1, 0);
+static TASK_SCRATCH: PerCpuArray<TaskRow> = PerCpuArray::with_max_entries(1, 0);
 
 /// `struct k_sigaction` times `_NSIG`, of which the handlers are looked at.
 #[repr(C)]
@@ -40,7 +52,7 @@ const PIDTYPE_TGID: u32 = 1;
 const PIDTYPE_PGID: u32 = 2;
 const PIDTYPE_SID: u32 = 3;
 /// Bytes of user memory read in one piece.
-const PIECE: u32 = USER_BYTES as u32 / 2;
+const PIECE: u32 = PIECE_BYTES as u32;
 
 /// With the memory of blocked threads; needs `bpf_copy_from_user_task` (5.18).
 #[unsafe(link_section = "iter.s/task")]
@@ -62,16 +74,67 @@ fn visit(context: *const TaskContext, memory: bool) -> i32 {
     if task.is_null() {
         return 0;
     }
-    let Some(record) = TASK_SCRATCH.get_ptr_mut(0) else { return 0 };
-    let record = unsafe { &mut *record };
-    fill(record, task, memory);
-    write(meta, record);
+    let Some(row) = TASK_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let row = unsafe { &mut *row };
+    fill(row, task, memory);
+    let files = table(&mut row.record, task as u64);
+    write(meta, &row.record);
+    for index in 0..2 {
+        if row.record.user_len[index] != 0 {
+            write(meta, unsafe { &*row.user.as_ptr().add(index * PIECE_BYTES).cast::<[u8; PIECE_BYTES]>() });
+        }
+    }
+    if files != 0 {
+        let holder = Holder { meta, files, tid: row.record.tid, start_ns: row.record.start_ns };
+        descriptors(&holder);
+    }
     0
 }
 
+/// The small table of descriptors to be visited with this thread, or 0: threads that share one are visited once.
 #[inline(always)]
-fn fill(record: &mut TaskRecord, pointer: *mut c_void, memory: bool) {
+fn table(record: &mut TaskRecord, task: u64) -> u64 {
+    let files: u64 = read(task, Field::TaskFiles);
+    if record.tid != record.tgid {
+        let leader: u64 = read(task, Field::TaskGroupLeader);
+        if read::<u64>(leader, Field::TaskFiles) == files {
+            return 0;
+        }
+    }
+    let table: u64 = read(files, Field::FilesFdtable);
+    if read::<u32>(table, Field::FdtableSlots) > SMALL_TABLE {
+        record.bits |= task_bits::LARGE_TABLE;
+        return 0;
+    }
+    files
+}
+
+#[inline(always)]
+fn descriptors(holder: &Holder) {
+    let files = holder.files;
+    let table: u64 = read(files, Field::FilesFdtable);
+    let open: u64 = read_at(read(table, Field::FdtableOpen), 0);
+    let closes_on_exec: u64 = read_at(read(table, Field::FdtableCloexec), 0);
+    for fd in 0..SMALL_TABLE {
+        if open >> fd == 0 {
+            break;
+        }
+        if open >> fd & 1 == 0 {
+            continue;
+        }
+        let file: u64 = read_plus(files, Field::FilesArray, fd * 8);
+        if file != 0 {
+            descriptor::visit(holder, file, fd, (closes_on_exec >> fd) as u32 & 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn fill(row: &mut TaskRow, pointer: *mut c_void, memory: bool) {
+    let record = &mut row.record;
     let task = pointer as u64;
+    record.kind = TASK_KIND;
+    record.reserved = 0;
     let state: u32 = read(task, Field::TaskState);
     record.state = state;
     record.voluntary = read(task, Field::TaskVoluntary);
@@ -84,19 +147,22 @@ fn fill(record: &mut TaskRecord, pointer: *mut c_void, memory: bool) {
     record.exec_start_ns = read(task, Field::TaskExecStart);
     record.run_delay_ns = read(task, Field::TaskRunDelay);
     record.last_arrival_ns = read(task, Field::TaskLastArrival);
-    record.comm = read::<[u8; COMM_LEN]>(task, Field::TaskComm);
+    record.comm = probe::<[u8; COMM_LEN]>(task, Field::TaskComm);
     record.mm = read(task, Field::TaskMm);
     record.bits = 0;
     record.caught = 0;
     record.ignored = 0;
     record.call = -1;
     record.user_len = [0; 2];
-    identify(record, task);
+    let outlived = identify(record, task);
     if record.flags & PF_KTHREAD == 0 && record.exit_state == 0 {
         registers(record, pointer);
         if memory && machine!(read_memory) != 0 && state & ASLEEP != 0 {
-            user_memory(record, pointer);
+            user_memory(record, &mut row.user, pointer);
         }
+    }
+    if signals_matter(record, outlived) {
+        dispositions(record, task);
     }
     let again: u32 = read(task, Field::TaskState);
     let voluntary: u64 = read(task, Field::TaskVoluntary);
@@ -106,15 +172,15 @@ fn fill(record: &mut TaskRecord, pointer: *mut c_void, memory: bool) {
     }
 }
 
-/// Ids of the thread and of its relatives, in the reader's namespace and in its own.
+/// Ids of the thread and of its relatives, in the reader's namespace and in its own. Returns whether it seems to have
+/// outlived its parent.
 #[inline(always)]
-fn identify(record: &mut TaskRecord, task: u64) {
+fn identify(record: &mut TaskRecord, task: u64) -> bool {
     let signal: u64 = read(task, Field::TaskSignal);
     let pid: u64 = read(task, Field::TaskThreadPid);
-    let pids = offset(Field::SignalPids);
-    let group: u64 = read_at(signal, pids + PIDTYPE_TGID * 8);
-    let process_group: u64 = read_at(signal, pids + PIDTYPE_PGID * 8);
-    let session: u64 = read_at(signal, pids + PIDTYPE_SID * 8);
+    let group: u64 = read_plus(signal, Field::SignalPids, PIDTYPE_TGID * 8);
+    let process_group: u64 = read_plus(signal, Field::SignalPids, PIDTYPE_PGID * 8);
+    let session: u64 = read_plus(signal, Field::SignalPids, PIDTYPE_SID * 8);
     let parent: u64 = read(task, Field::TaskRealParent);
     let reader_level = reader_level();
     if reader_level == 0 {
@@ -146,15 +212,31 @@ fn identify(record: &mut TaskRecord, task: u64) {
         record.cgroup_id = read_via(cgroup, Field::CgroupNode, Field::KernfsId);
     }
     innermost(record, pid, group);
-    // Whether it ignores SIGHUP matters for those that outlived their parent: they share no session with the one
-    // that adopted them.
-    if record.tid == record.tgid && record.exit_state == 0 && record.flags & PF_KTHREAD == 0 {
-        let adopter: u64 = read(parent, Field::TaskSignal);
-        let adopter_session: u64 = read_at(adopter, pids + PIDTYPE_SID * 8);
-        if adopter_session != session && record.sid != record.tgid {
-            dispositions(record, task);
-        }
+    // It may have outlived its parent: it shares no session with the one that adopted it.
+    let adopter: u64 = read(parent, Field::TaskSignal);
+    let adopter_session: u64 = read_plus(adopter, Field::SignalPids, PIDTYPE_SID * 8);
+    adopter_session != session && record.sid != record.tgid
+}
+
+/// Whether somebody will ask for the process's signals: they tell who is woken from outside, and who ignores SIGHUP.
+/// They are the same for all its threads, and are read with the leader.
+#[inline(always)]
+fn signals_matter(record: &TaskRecord, outlived: bool) -> bool {
+    if record.tid != record.tgid || record.flags & PF_KTHREAD != 0 {
+        return false;
     }
+    let call = record.call as i32;
+    outlived
+        || record.threads > 1
+        || call >= 0
+            && (call == machine!(futex)
+                || call == machine!(poll)
+                || call == machine!(ppoll)
+                || call == machine!(select)
+                || call == machine!(pselect6)
+                || call == machine!(epoll_wait)
+                || call == machine!(epoll_pwait)
+                || call == machine!(epoll_pwait2))
 }
 
 #[inline(always)]
@@ -168,9 +250,15 @@ fn innermost(record: &mut TaskRecord, pid: u64, group: u64) {
     }
     let level: u32 = read(pid, Field::PidLevel);
     record.pid_ns_level = level;
-    let upid = upid_at(pid, level);
-    record.ns_tid = read(upid, Field::UpidNr);
-    record.pid_ns = read_via(upid, Field::UpidNs, Field::PidNamespaceInum);
+    if level == 0 {
+        record.ns_tid = read_plus(pid, Field::PidNumbers, offset(Field::UpidNr));
+        let namespace: u64 = read_plus(pid, Field::PidNumbers, offset(Field::UpidNs));
+        record.pid_ns = read(namespace, Field::PidNamespaceInum);
+    } else {
+        let upid = upid_at(pid, level);
+        record.ns_tid = probe(upid, Field::UpidNr);
+        record.pid_ns = probe(probe(upid, Field::UpidNs), Field::PidNamespaceInum);
+    }
     if group != 0 {
         record.ns_tgid = number_at(group, level);
     }
@@ -182,19 +270,20 @@ fn number_at(pid: u64, level: u32) -> u32 {
     if pid == 0 {
         return 0;
     }
-    if level != 0 {
-        let own: u32 = read(pid, Field::PidLevel);
-        if own < level {
-            return 0;
-        }
+    if level == 0 {
+        return read_plus(pid, Field::PidNumbers, offset(Field::UpidNr));
     }
-    read(upid_at(pid, level), Field::UpidNr)
+    let own: u32 = read(pid, Field::PidLevel);
+    if own < level {
+        return 0;
+    }
+    probe(upid_at(pid, level), Field::UpidNr)
 }
 
 #[inline(always)]
 fn process_at(task: u64, level: u32) -> u32 {
     let signal: u64 = read(task, Field::TaskSignal);
-    let group: u64 = read_at(signal, offset(Field::SignalPids) + PIDTYPE_TGID * 8);
+    let group: u64 = read_plus(signal, Field::SignalPids, PIDTYPE_TGID * 8);
     number_at(group, level)
 }
 
@@ -210,26 +299,26 @@ fn registers(record: &mut TaskRecord, task: *mut c_void) {
         return;
     }
     record.call = if machine!(call_number_size) == 8 {
-        read_at::<i64>(regs, number_at)
+        load::<i64>(regs, number_at)
     } else {
-        read_at::<i32>(regs, number_at) as i64
+        load::<i32>(regs, number_at) as i64
     };
-    record.args[0] = read_at(regs, machine!(arguments[0]));
-    record.args[1] = read_at(regs, machine!(arguments[1]));
-    record.args[2] = read_at(regs, machine!(arguments[2]));
-    record.args[3] = read_at(regs, machine!(arguments[3]));
-    record.args[4] = read_at(regs, machine!(arguments[4]));
-    record.args[5] = read_at(regs, machine!(arguments[5]));
+    record.args[0] = load(regs, machine!(arguments[0]));
+    record.args[1] = load(regs, machine!(arguments[1]));
+    record.args[2] = load(regs, machine!(arguments[2]));
+    record.args[3] = load(regs, machine!(arguments[3]));
+    record.args[4] = load(regs, machine!(arguments[4]));
+    record.args[5] = load(regs, machine!(arguments[5]));
     record.bits |= task_bits::IN_CALL;
     let word = machine!(compat_word);
-    if word != ABSENT && read_at::<u32>(task as u64, word) & machine!(compat_mask) != 0 {
+    if word != ABSENT && load::<u32>(task as u64, word) & machine!(compat_mask) != 0 {
         record.bits |= task_bits::COMPAT;
     }
 }
 
 /// The memory that a blocked call points to: futex word, poll set, address to connect to.
 #[inline(always)]
-fn user_memory(record: &mut TaskRecord, task: *mut c_void) {
+fn user_memory(record: &mut TaskRecord, user: &mut [u8; 2 * PIECE_BYTES], task: *mut c_void) {
     if record.bits & task_bits::COMPAT != 0 {
         return;
     }
@@ -238,45 +327,49 @@ fn user_memory(record: &mut TaskRecord, task: *mut c_void) {
         return;
     }
     if call == machine!(futex) {
-        piece(record, 0, task, record.args[0], 20);
-        if record.args[3] == 0 && record.bits & task_bits::SIGNALS == 0 {
-            dispositions(record, task as u64);
-        }
+        piece(record, user, 0, task, record.args[0], 20);
     } else if call == machine!(poll) || call == machine!(ppoll) {
         // struct pollfd has 8 bytes; more than 16 of them are not looked at.
         let count = record.args[1];
         let bytes = if count > 8 { PIECE } else { count as u32 * 8 };
-        piece(record, 0, task, record.args[0], bytes);
+        piece(record, user, 0, task, record.args[0], bytes);
         if count > 8 {
             let rest = count - 8;
             let bytes = if rest > 8 { PIECE } else { rest as u32 * 8 };
-            piece(record, 1, task, record.args[0] + PIECE as u64, bytes);
+            piece(record, user, 1, task, record.args[0] + PIECE as u64, bytes);
         }
     } else if call == machine!(select) || call == machine!(pselect6) {
         let bytes = ((record.args[0] as u32 & 0xffff) + 63) / 64 * 8;
         let bytes = if bytes > PIECE { PIECE } else { bytes };
-        piece(record, 0, task, record.args[1], bytes);
-        piece(record, 1, task, record.args[2], bytes);
+        piece(record, user, 0, task, record.args[1], bytes);
+        piece(record, user, 1, task, record.args[2], bytes);
     } else if call == machine!(connect) {
         let length = record.args[2] as u32;
-        piece(record, 0, task, record.args[1], if length > PIECE { PIECE } else { length });
+        piece(record, user, 0, task, record.args[1], if length > PIECE { PIECE } else { length });
         if length > PIECE {
             let rest = length - PIECE;
-            piece(record, 1, task, record.args[1] + PIECE as u64, if rest > PIECE { PIECE } else { rest });
+            piece(record, user, 1, task, record.args[1] + PIECE as u64, if rest > PIECE { PIECE } else { rest });
         }
     } else if call == machine!(clone3) {
-        piece(record, 0, task, record.args[0], 8);
+        piece(record, user, 0, task, record.args[0], 8);
     }
 }
 
 #[inline(always)]
-fn piece(record: &mut TaskRecord, index: usize, task: *mut c_void, address: u64, bytes: u32) {
+fn piece(
+    record: &mut TaskRecord,
+    user: &mut [u8; 2 * PIECE_BYTES],
+    index: usize,
+    task: *mut c_void,
+    address: u64,
+    bytes: u32,
+) {
     // Nothing the compiler knows of `bytes` reaches the verifier: bound it where both can see it.
     let bytes = core::hint::black_box(bytes) & (2 * PIECE - 1);
     if address == 0 || bytes == 0 || bytes > PIECE {
         return;
     }
-    let to = unsafe { record.user.as_mut_ptr().add(index * PIECE as usize) };
+    let to = unsafe { user.as_mut_ptr().add(index * PIECE_BYTES) };
     let failed =
         unsafe { bpf_copy_from_user_task(to.cast(), bytes, address as *const c_void, task.cast(), 0) };
     if failed == 0 {

@@ -19,6 +19,8 @@ static void *idles(void *arg)
 static int processes(int count, int pipes)
 {
     int made = 0, parent = getpid();
+    /* Nothing but the standard streams, whatever was inherited. */
+    close_range(3, ~0U, 0);
     for (; made < count; made++) {
         pid_t child = fork();
         if (child < 0)

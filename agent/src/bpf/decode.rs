@@ -8,7 +8,8 @@ use rung_diagnosis::observation::{
     Watch,
 };
 use rung_ebpf_common::{
-    EpollBody, FdHeader, FdKind, InetBody, PipeBody, TaskRecord, USER_BYTES, UnixBody, fd_bits, task_bits,
+    EpollBody, FdHeader, FdKind, InetBody, PIECE_BYTES, PipeBody, TASK_KIND, TaskRecord, UnixBody, fd_bits,
+    task_bits,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use zerocopy::FromBytes;
@@ -21,29 +22,103 @@ const TCP_ESTABLISHED: u32 = 1;
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
 
-/// Decodes both iterators' output into `picture`, and drops what contradicts itself.
-pub(super) fn decode(tasks: &[u8], descriptors: &[u8], picture: &mut Picture) {
-    let mut rows: Vec<TaskRecord> = Vec::with_capacity(tasks.len() / size_of::<TaskRecord>());
-    let mut rest = tasks;
-    while let Ok((record, tail)) = TaskRecord::read_from_prefix(rest) {
-        rows.push(record);
-        rest = tail;
+/// Decodes the iterators' output into `picture`, and drops what contradicts itself: first what the task iterator wrote,
+/// then the records of large descriptor tables.
+pub(super) fn decode(tasks: &[u8], large_tables: &[u8], picture: &mut Picture) {
+    let mut starts: FxHashMap<u32, u64> = FxHashMap::default();
+    let mut rows: Vec<(u32, Row<'_>)> = Vec::new();
+    let mut descriptors: Vec<DescriptorRow<'_>> = Vec::new();
+    rows.reserve(tasks.len() / size_of::<TaskRecord>());
+    descriptors.reserve(tasks.len() / size_of::<TaskRecord>());
+    starts.reserve(rows.capacity());
+    let mut known = true;
+    for record in records(tasks).chain(records(large_tables)) {
+        match record {
+            Record::Task(row) => {
+                let tid = row.record.tid;
+                // The iterator goes by thread id; when it resumes after a full buffer it may meet a thread twice.
+                known = starts.insert(tid, row.record.start_ns).is_none();
+                if known {
+                    rows.push((tid, row));
+                } else {
+                    picture.torn_rows += 1;
+                }
+            }
+            Record::Descriptor(row) if known => descriptors.push(row),
+            Record::Descriptor(_) => {}
+        }
     }
-    // The iterator goes by thread id; when it resumes after a full buffer it may meet a thread twice.
-    let before = rows.len();
-    rows.sort_by_key(|record| record.tid);
-    rows.dedup_by_key(|record| record.tid);
-    picture.torn_rows += (before - rows.len()) as u32;
+    rows.sort_unstable_by_key(|(tid, _)| *tid);
     let clock = SchedulerClock::from_reader(&rows, picture.began_ns);
-    picture.tasks = rows.iter().map(|record| task(record, &clock)).collect();
-    let starts: FxHashMap<u32, u64> = rows.iter().map(|record| (record.tid, record.start_ns)).collect();
-    Descriptors {
+    picture.tasks = rows.iter().map(|(_, row)| task(row, &clock)).collect();
+    share_signals(&mut picture.tasks);
+    let mut decoder = Descriptors {
         picture,
         starts,
         pipes: FxHashSet::default(),
         sockets: FxHashSet::default(),
+    };
+    for row in &descriptors {
+        decoder.add(row);
     }
-    .decode(descriptors);
+}
+
+/// Processes that have a table of descriptors too large to have come with a thread, in the reader's PID namespace.
+pub(super) fn large_tables(tasks: &[u8]) -> Vec<u32> {
+    let tasks = records(tasks).filter_map(|record| match record {
+        Record::Task(row) => Some(row.record),
+        Record::Descriptor(_) => None,
+    });
+    let large = tasks.filter(|record| record.bits & task_bits::LARGE_TABLE != 0);
+    let mut processes: Vec<u32> = large.map(|record| record.tgid).collect();
+    processes.sort_unstable();
+    processes.dedup();
+    processes
+}
+
+/// A thread, and the pieces of its memory.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    record: &'a TaskRecord,
+    pieces: [&'a [u8]; 2],
+}
+
+/// A descriptor, and what follows its header.
+struct DescriptorRow<'a> {
+    kind: FdKind,
+    header: &'a FdHeader,
+    body: &'a [u8],
+}
+
+enum Record<'a> {
+    Task(Row<'a>),
+    Descriptor(DescriptorRow<'a>),
+}
+
+/// The records of a stream, up to its end or to the first that is none. They lie on words of 8 bytes, as the stream does.
+fn records(mut rest: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    std::iter::from_fn(move || {
+        let (kind, _) = u32::read_from_prefix(rest).ok()?;
+        if kind == TASK_KIND {
+            let (record, mut tail) = TaskRecord::ref_from_prefix(rest).ok()?;
+            let mut pieces: [&[u8]; 2] = [&[]; 2];
+            for (piece, len) in pieces.iter_mut().zip(record.user_len) {
+                if len != 0 {
+                    let (bytes, after) = tail.split_at_checked(PIECE_BYTES)?;
+                    *piece = &bytes[..(len as usize).min(PIECE_BYTES)];
+                    tail = after;
+                }
+            }
+            rest = tail;
+            Some(Record::Task(Row { record, pieces }))
+        } else {
+            let kind = FdKind::from_number(kind)?;
+            let (header, tail) = FdHeader::ref_from_prefix(rest).ok()?;
+            let (body, tail) = tail.split_at_checked(kind.body_len())?;
+            rest = tail;
+            Some(Record::Descriptor(DescriptorRow { kind, header, body }))
+        }
+    })
 }
 
 /// The scheduler's clock against `CLOCK_MONOTONIC`. Both count from boot, but not from the same instant.
@@ -54,12 +129,12 @@ struct SchedulerClock {
 
 impl SchedulerClock {
     /// The reader had just been given a CPU when the picture began: its own row tells the offset.
-    fn from_reader(rows: &[TaskRecord], began_ns: u64) -> Self {
+    fn from_reader(rows: &[(u32, Row<'_>)], began_ns: u64) -> Self {
         let reader = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         let own = rows
-            .binary_search_by_key(&reader, |record| record.tid)
+            .binary_search_by_key(&reader, |(tid, _)| *tid)
             .ok()
-            .map(|index| &rows[index]);
+            .map(|index| rows[index].1.record);
         let offset_ns = own
             .filter(|record| record.last_arrival_ns != 0)
             .map_or(0, |record| began_ns as i64 - record.last_arrival_ns as i64);
@@ -97,7 +172,7 @@ fn state(record: &TaskRecord) -> TaskState {
 }
 
 /// The pieces of user memory that came with a row.
-struct Pieces<'a>(&'a TaskRecord);
+struct Pieces<'a>(&'a Row<'a>);
 
 impl UserMemory for Pieces<'_> {
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> bool {
@@ -105,14 +180,12 @@ impl UserMemory for Pieces<'_> {
         let mut at = address;
         let mut left = buffer;
         'next: while !left.is_empty() {
-            for (index, (start, len)) in self.0.user_address.iter().zip(self.0.user_len).enumerate() {
-                let len = u64::from(len).min(USER_BYTES as u64 / 2);
-                if at >= *start && at - start < len {
-                    let from = index * (USER_BYTES / 2) + (at - start) as usize;
-                    let have = (len - (at - start)) as usize;
-                    let take = have.min(left.len());
+            for (start, bytes) in self.0.record.user_address.iter().zip(self.0.pieces) {
+                if at >= *start && at - start < bytes.len() as u64 {
+                    let have = &bytes[(at - start) as usize..];
+                    let take = have.len().min(left.len());
                     let (now, later) = left.split_at_mut(take);
-                    now.copy_from_slice(&self.0.user[from..from + take]);
+                    now.copy_from_slice(&have[..take]);
                     left = later;
                     at = at.wrapping_add(take as u64);
                     continue 'next;
@@ -124,7 +197,8 @@ impl UserMemory for Pieces<'_> {
     }
 }
 
-fn task(record: &TaskRecord, clock: &SchedulerClock) -> TaskObservation {
+fn task(row: &Row<'_>, clock: &SchedulerClock) -> TaskObservation {
+    let record = row.record;
     let bit = |bit: u32| record.bits & bit != 0;
     let in_call = bit(task_bits::IN_CALL) && record.call >= 0;
     let call = if !in_call {
@@ -132,7 +206,7 @@ fn task(record: &TaskRecord, clock: &SchedulerClock) -> TaskObservation {
     } else if bit(task_bits::COMPAT) {
         Some(syscalls::other(record.call as i32))
     } else if let Some(arch) = Arch::of_build() {
-        syscalls::decode(arch, record.call, record.args, &mut Pieces(record))
+        syscalls::decode(arch, record.call, record.args, &mut Pieces(row))
     } else {
         Some(syscalls::other(record.call as i32))
     };
@@ -173,6 +247,22 @@ fn task(record: &TaskRecord, clock: &SchedulerClock) -> TaskObservation {
     }
 }
 
+/// Signal dispositions come with the leader, and hold for all threads of the process.
+fn share_signals(tasks: &mut [TaskObservation]) {
+    let mut last: (u32, Option<SignalMasks>) = (0, None);
+    for index in 0..tasks.len() {
+        let (tid, tgid) = (tasks[index].tid, tasks[index].tgid);
+        if tid == tgid {
+            continue;
+        }
+        if last.0 != tgid {
+            let leader = tasks.binary_search_by_key(&tgid, |task| task.tid);
+            last = (tgid, leader.ok().and_then(|leader| tasks[leader].signals));
+        }
+        tasks[index].signals = last.1;
+    }
+}
+
 struct Descriptors<'a> {
     picture: &'a mut Picture,
     starts: FxHashMap<u32, u64>,
@@ -181,33 +271,25 @@ struct Descriptors<'a> {
 }
 
 impl Descriptors<'_> {
-    fn decode(&mut self, mut rest: &[u8]) {
-        while let Ok((header, tail)) = FdHeader::read_from_prefix(rest) {
-            let Some(kind) = FdKind::from_number(header.kind) else {
-                break;
-            };
-            let Some((body, tail)) = tail.split_at_checked(kind.body_len()) else {
-                break;
-            };
-            rest = tail;
-            let object = self.object(kind, &header, body);
-            if self.starts.get(&header.tid) != Some(&header.start_ns) {
-                // Born after the walk over threads, or another process under an old pid. It is kept, without a task:
-                // whoever holds this end must not be overlooked.
-                self.picture.torn_rows += 1;
-            }
-            let bit = |bit: u32| header.bits & bit != 0;
-            self.picture.descriptors.push(DescriptorObservation {
-                tid: header.tid,
-                fd: header.fd as i32,
-                file: header.file,
-                readable: bit(fd_bits::READABLE),
-                writable: bit(fd_bits::WRITABLE),
-                nonblocking: bit(fd_bits::NONBLOCK),
-                close_on_exec: bit(fd_bits::CLOSE_ON_EXEC),
-                object,
-            });
+    fn add(&mut self, row: &DescriptorRow<'_>) {
+        let DescriptorRow { kind, header, body } = row;
+        let object = self.object(*kind, header, body);
+        if self.starts.get(&header.tid) != Some(&header.start_ns) {
+            // Born after the walk over threads, or another process under an old pid. It is kept, without a task:
+            // whoever holds this end must not be overlooked.
+            self.picture.torn_rows += 1;
         }
+        let bit = |bit: u32| header.bits & bit != 0;
+        self.picture.descriptors.push(DescriptorObservation {
+            tid: header.tid,
+            fd: header.fd as i32,
+            file: header.file,
+            readable: bit(fd_bits::READABLE),
+            writable: bit(fd_bits::WRITABLE),
+            nonblocking: bit(fd_bits::NONBLOCK),
+            close_on_exec: bit(fd_bits::CLOSE_ON_EXEC),
+            object,
+        });
     }
 
     fn object(&mut self, kind: FdKind, header: &FdHeader, body: &[u8]) -> FdObject {
@@ -381,6 +463,8 @@ fn figures(body: &InetBody, monotonic_ns: u64) -> TcpFigures {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
     use super::*;
 
     #[test]
@@ -396,7 +480,11 @@ mod tests {
     #[test]
     fn damaged_bytes_decode_to_less() {
         let mut picture = Picture::default();
-        decode(&[7; 1000], &[9; 100], &mut picture);
+        decode([[7_u64; 100], [9; 100]].as_bytes(), &[9; 100], &mut picture);
+        let task = u64::from(TASK_KIND);
+        for words in 0..40 {
+            decode(vec![task; words].as_bytes(), &[], &mut picture);
+        }
         decode(&[], &[], &mut picture);
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn offsets(types: &KernelTypes<'_>) -> (KernelOffsets, Vec<String>, b
 }
 
 /// Registers and call numbers of this architecture; `None` of the registers if BTF lacks them.
-pub(super) fn machine(types: &KernelTypes<'_>, reader_nested: bool, read_memory: bool) -> Machine {
+pub(super) fn machine(types: &KernelTypes<'_>, reader_nested: bool) -> Machine {
     let register = |name: &str| types.offset_of(REGISTERS, name);
     #[cfg(target_arch = "x86_64")]
     let (number, number_size, arguments) = (
@@ -74,9 +74,13 @@ pub(super) fn machine(types: &KernelTypes<'_>, reader_nested: bool, read_memory:
     let (compat_word, compat_mask) = (types.offset_of("task_struct", "thread_info.flags"), 1 << 22); // TIF_32BIT
     let complete = arguments.iter().all(Option::is_some);
     #[cfg(target_arch = "x86_64")]
-    let (poll, select) = (libc::SYS_poll as i32, libc::SYS_select as i32);
+    let (poll, select, epoll_wait) = (
+        libc::SYS_poll as i32,
+        libc::SYS_select as i32,
+        libc::SYS_epoll_wait as i32,
+    );
     #[cfg(target_arch = "aarch64")]
-    let (poll, select) = (-1, -1);
+    let (poll, select, epoll_wait) = (-1, -1, -1);
     Machine {
         call_number: number.filter(|_| complete).unwrap_or(ABSENT),
         call_number_size: number_size,
@@ -90,8 +94,12 @@ pub(super) fn machine(types: &KernelTypes<'_>, reader_nested: bool, read_memory:
         pselect6: libc::SYS_pselect6 as i32,
         connect: libc::SYS_connect as i32,
         clone3: libc::SYS_clone3 as i32,
+        epoll_wait,
+        epoll_pwait: libc::SYS_epoll_pwait as i32,
+        epoll_pwait2: libc::SYS_epoll_pwait2 as i32,
         reader_nested: u32::from(reader_nested),
         upid_size: types.size_of("upid").unwrap_or(16),
-        read_memory: u32::from(read_memory),
+        read_memory: 1,
+        direct: 1,
     }
 }

@@ -9,19 +9,21 @@ mod btf;
 mod decode;
 mod events;
 mod machine;
+mod walk;
 
 use std::fs;
-use std::io::Read;
 use std::time::Duration;
 
 use aya::programs::{Iter, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use rung_diagnosis::observation::{EventsObservation, Picture, Signal, Source, View};
+use rung_ebpf_common::{KernelOffsets, Machine};
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
 pub use btf::{BtfError, KernelTypes};
 
+use self::walk::Stream;
 use crate::clock;
 
 /// The programs, as `ebpf/build.sh` built them.
@@ -29,8 +31,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/rung.bpf.o");
 
 /// Where the kernel publishes its type information.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
-/// The iterator's buffer in the kernel holds 8 pages; a larger read returns no more.
-const READ_BYTES: usize = 32 * 1024;
+/// Making and reading an iterator for one process costs as much as visiting some hundred small tables.
+const TABLES_ONE_BY_ONE: usize = 32;
 
 /// Why BPF is not to be had here, and what would help.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -67,8 +69,10 @@ pub struct BpfSource {
     memory_refused: Option<String>,
     absent: Vec<String>,
     events: Option<events::Events>,
-    tasks: Vec<u8>,
-    descriptors: Vec<u8>,
+    tasks: Stream,
+    descriptors: Stream,
+    /// The kernel cannot run an iterator over one process only.
+    asks_all: bool,
 }
 
 impl BpfSource {
@@ -91,28 +95,21 @@ impl BpfSource {
                 "use a kernel of 5.8 or later",
             ));
         }
-        let machine = machine::machine(&types, nested_pid_namespace(), true);
+        let mut machine = machine::machine(&types, nested_pid_namespace());
         let btf = Btf::parse(&types.functions_only(), Endianness::Little).map_err(|error| {
             Unavailable::new(error.to_string(), "report this kernel's version to the project")
         })?;
         drop(types);
         drop(raw);
-        let mut ebpf = EbpfLoader::new()
-            .btf(None)
-            .override_global("OFFSETS", offsets.as_bytes(), true)
-            .override_global("MACHINE", machine.as_bytes(), true)
-            .load(OBJECT)
-            .map_err(|error| refused("BPF maps could not be made", &error))?;
-        let memory_refused = match load(&mut ebpf, "iter_task", "task", &btf) {
-            Ok(()) => None,
-            Err(error) => {
-                load(&mut ebpf, "iter_task_plain", "task", &btf)
-                    .map_err(|error| refused("the kernel refused the task iterator", &error))?;
-                Some(reason(&error))
+        let (ebpf, memory_refused) = match iterators(&offsets, &machine, &btf) {
+            Ok(loaded) => loaded,
+            Err(refused) => {
+                // A verifier that knows the structures otherwise than BTF shows them; the helper reads any address.
+                tracing::info!(why = refused.why, "loading fields by the helper instead");
+                machine.direct = 0;
+                iterators(&offsets, &machine, &btf)?
             }
         };
-        load(&mut ebpf, "iter_task_file", "task_file", &btf)
-            .map_err(|error| refused("the kernel refused the descriptor iterator", &error))?;
         let source = if memory_refused.is_some() {
             Source::BpfIterPlain
         } else {
@@ -124,8 +121,9 @@ impl BpfSource {
             memory_refused,
             absent,
             events: None,
-            tasks: Vec::new(),
-            descriptors: Vec::new(),
+            tasks: Stream::default(),
+            descriptors: Stream::default(),
+            asks_all: false,
         })
     }
 
@@ -167,12 +165,35 @@ impl BpfSource {
         } else {
             "iter_task_plain"
         };
-        walk(&mut self.ebpf, task_program, &mut self.tasks)?;
-        walk(&mut self.ebpf, "iter_task_file", &mut self.descriptors)?;
-        decode::decode(&self.tasks, &self.descriptors, &mut picture);
+        self.tasks.clear();
+        walk::host(&mut self.ebpf, task_program, &mut self.tasks)?;
+        self.walk_large_tables()?;
+        decode::decode(self.tasks.bytes(), self.descriptors.bytes(), &mut picture);
         picture.ended_ns = clock::monotonic_ns();
         self.describe_sight(&mut picture);
         Ok(picture)
+    }
+
+    /// Descriptors that did not come with their threads. Few processes are asked one by one, which spares the visit to
+    /// all the others.
+    fn walk_large_tables(&mut self) -> Result<(), IterError> {
+        self.descriptors.clear();
+        let large = decode::large_tables(self.tasks.bytes());
+        if large.is_empty() {
+            return Ok(());
+        }
+        if large.len() <= TABLES_ONE_BY_ONE && !self.asks_all {
+            let outcome = large.iter().try_for_each(|pid| {
+                walk::process(&mut self.ebpf, "iter_task_file", *pid, &mut self.descriptors)
+            });
+            if outcome.is_ok() {
+                return Ok(());
+            }
+            // Before 6.1 an iterator takes no parameters.
+            self.asks_all = true;
+            self.descriptors.clear();
+        }
+        walk::host(&mut self.ebpf, "iter_task_file", &mut self.descriptors)
     }
 
     fn describe_sight(&self, picture: &mut Picture) {
@@ -216,55 +237,36 @@ fn nested_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() != INITIAL)
 }
 
+/// Loads the iterators; with them, why the memory of blocked threads cannot be read, if it cannot.
+fn iterators(
+    offsets: &KernelOffsets,
+    machine: &Machine,
+    btf: &Btf,
+) -> Result<(Ebpf, Option<String>), Unavailable> {
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        .override_global("OFFSETS", offsets.as_bytes(), true)
+        .override_global("MACHINE", machine.as_bytes(), true)
+        .load(OBJECT)
+        .map_err(|error| refused("BPF maps could not be made", &error))?;
+    let memory_refused = match load(&mut ebpf, "iter_task", "task", btf) {
+        Ok(()) => None,
+        Err(error) => {
+            load(&mut ebpf, "iter_task_plain", "task", btf)
+                .map_err(|error| refused("the kernel refused the task iterator", &error))?;
+            Some(reason(&error))
+        }
+    };
+    load(&mut ebpf, "iter_task_file", "task_file", btf)
+        .map_err(|error| refused("the kernel refused the descriptor iterator", &error))?;
+    Ok((ebpf, memory_refused))
+}
+
 fn load(ebpf: &mut Ebpf, name: &'static str, iterator: &str, btf: &Btf) -> Result<(), ProgramError> {
     let program = ebpf.program_mut(name).ok_or_else(|| {
         ProgramError::IOError(std::io::Error::other(format!("no program {name} in the object")))
     })?;
     <&mut Iter>::try_from(program)?.load(iterator, btf)
-}
-
-/// Runs one iterator to its end, into `into`.
-fn walk(ebpf: &mut Ebpf, name: &'static str, into: &mut Vec<u8>) -> Result<(), IterError> {
-    let failed = |source| IterError {
-        iterator: name,
-        source,
-    };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| failed(std::io::Error::other("not in the object")))?;
-    let open = || -> Result<fs::File, ProgramError> {
-        let program = <&mut Iter>::try_from(program)?;
-        let link = program.attach()?;
-        Ok(program
-            .take_link(link)?
-            .into_file()
-            .map_err(std::io::Error::other)?)
-    };
-    let mut file = open().map_err(|error| failed(std::io::Error::other(error)))?;
-    into.clear();
-    loop {
-        let at = into.len();
-        into.resize(at + READ_BYTES, 0);
-        let outcome = file.read(&mut into[at..]);
-        let read = match outcome {
-            Ok(read) => read,
-            // The kernel stops a very long walk with EAGAIN after a million objects; it goes on at the next read.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock
-                ) =>
-            {
-                into.truncate(at);
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        into.truncate(at + read);
-        if read == 0 {
-            return Ok(());
-        }
-    }
 }
 
 /// The innermost reason of an aya error, without the verifier's log.

@@ -9,6 +9,6 @@ mod record;
 
 pub use offsets::{ABSENT, Field, KernelOffsets, Machine, Path};
 pub use record::{
-    COMM_LEN, Counter, EPOLL_STEPS, EpollBody, ExitRecord, FdHeader, FdKind, InetBody, PipeBody, TaskRecord,
-    UNIX_NAME_LEN, USER_BYTES, UnixBody, fd_bits, task_bits,
+    COMM_LEN, Counter, EPOLL_STEPS, EpollBody, ExitRecord, FdHeader, FdKind, InetBody, PIECE_BYTES, PipeBody,
+    SMALL_TABLE, TASK_KIND, TaskRecord, UNIX_NAME_LEN, UnixBody, fd_bits, task_bits,
 };

@@ -88,7 +88,10 @@ fields! {
     CgroupNode "cgroup" "kn";
     KernfsId "kernfs_node" "id";
     FilesFdtable "files_struct" "fdt", required;
+    FilesArray "files_struct" "fd_array", required;
     FdtableCloexec "fdtable" "close_on_exec", required;
+    FdtableOpen "fdtable" "open_fds", required;
+    FdtableSlots "fdtable" "max_fds", required;
     FileMode "file" "f_mode", required;
     FileFlags "file" "f_flags", required;
     FileInode "file" "f_inode", required;
@@ -102,6 +105,7 @@ fields! {
     InodeLockContext "inode" "i_flctx";
     InodePipe "inode" "i_pipe", required;
     SuperblockDev "super_block" "s_dev", required;
+    SuperblockMagic "super_block" "s_magic", required;
     PipeHead "pipe_inode_info" "head", required;
     PipeTail "pipe_inode_info" "tail", required;
     PipeRingSize "pipe_inode_info" "ring_size", required;
@@ -201,10 +205,18 @@ pub struct Machine {
     pub connect: i32,
     /// clone3(2).
     pub clone3: i32,
+    /// epoll_wait(2).
+    pub epoll_wait: i32,
+    /// epoll_pwait(2).
+    pub epoll_pwait: i32,
+    /// epoll_pwait2(2).
+    pub epoll_pwait2: i32,
     /// Whether the reader lives in a PID namespace below the initial one.
     pub reader_nested: u32,
     /// Bytes of `struct upid`.
     pub upid_size: u32,
     /// Whether the memory of blocked threads is read.
     pub read_memory: u32,
+    /// Whether fields are loaded by instructions that the verifier checks by type, instead of by a helper.
+    pub direct: u32,
 }

@@ -2,8 +2,11 @@
 
 /// Bytes of a command name, the terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
-/// Bytes of user memory in a [`TaskRecord`].
-pub const USER_BYTES: usize = 128;
+/// Bytes of a piece of user memory that may follow a [`TaskRecord`].
+pub const PIECE_BYTES: usize = 64;
+/// Descriptor tables of at most so many slots are written with their task (NR_OPEN_DEFAULT, include/linux/fdtable.h: they
+/// are embedded in `files_struct`); larger ones have an iterator of their own.
+pub const SMALL_TABLE: u32 = 64;
 /// Bytes of a Unix socket's name: `sun_path` of unix(7).
 pub const UNIX_NAME_LEN: usize = 108;
 /// Steps of the walk through the tree of an epoll instance: a node takes up to three.
@@ -21,13 +24,26 @@ pub mod task_bits {
     pub const TERMINAL: u32 = 8;
     /// `caught` and `ignored` were read.
     pub const SIGNALS: u32 = 16;
+    /// Its descriptors are not among the records that follow: their table is a large one.
+    pub const LARGE_TABLE: u32 = 32;
 }
 
-/// One thread, as the task iterator writes it.
+/// [`TaskRecord::kind`]; other numbers are those of [`FdKind`].
+pub const TASK_KIND: u32 = 100;
+
+/// One thread, as the task iterator writes it. Its pieces of user memory follow, [`PIECE_BYTES`] each, and then the
+/// records of its descriptors.
 #[derive(Clone, Copy)]
-#[cfg_attr(feature = "user", derive(zerocopy::FromBytes))]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
 #[repr(C)]
 pub struct TaskRecord {
+    /// [`TASK_KIND`].
+    pub kind: u32,
+    /// Thread id in the reader's PID namespace.
+    pub tid: u32,
     /// `start_boottime`, ns.
     pub start_ns: u64,
     /// `se.sum_exec_runtime`, ns.
@@ -50,14 +66,12 @@ pub struct TaskRecord {
     pub call: i64,
     /// System call arguments, if there is a call.
     pub args: [u64; 6],
-    /// Where the two pieces of `user` were read, as far as `user_len` is not 0.
+    /// Where the two pieces of memory were read, as far as `user_len` is not 0.
     pub user_address: [u64; 2],
     /// Signals with a handler.
     pub caught: u64,
     /// Ignored signals.
     pub ignored: u64,
-    /// Thread id in the reader's PID namespace.
-    pub tid: u32,
     /// Process id, likewise.
     pub tgid: u32,
     /// Real parent's process id.
@@ -88,15 +102,15 @@ pub struct TaskRecord {
     pub threads: u32,
     /// See [`task_bits`].
     pub bits: u32,
-    /// Lengths of the two pieces of `user`; the second begins at the middle.
+    /// Valid bytes of the two pieces of memory that follow; a piece of 0 bytes does not follow.
     pub user_len: [u32; 2],
+    /// Zero.
+    pub reserved: u32,
     /// `comm`.
     pub comm: [u8; COMM_LEN],
-    /// Memory of the thread at the addresses above; beyond the lengths anything.
-    pub user: [u8; USER_BYTES],
 }
 
-const _: () = assert!(size_of::<TaskRecord>() == 20 * 8 + 18 * 4 + COMM_LEN + USER_BYTES);
+const _: () = assert!(size_of::<TaskRecord>() == 20 * 8 + 20 * 4 + COMM_LEN);
 
 /// What follows an [`FdHeader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,9 +174,12 @@ pub mod fd_bits {
     pub const NONBLOCK: u32 = 8;
 }
 
-/// One open descriptor, as the task_file iterator writes it; a body of [`FdHeader::kind`] follows.
+/// One open descriptor, as both iterators write it; a body of [`FdHeader::kind`] follows.
 #[derive(Clone, Copy)]
-#[cfg_attr(feature = "user", derive(zerocopy::FromBytes))]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
 #[repr(C)]
 pub struct FdHeader {
     /// See [`FdKind`].

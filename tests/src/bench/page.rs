@@ -18,8 +18,8 @@ pub fn page(all: &[Figures], targets: &[Target]) -> Result<String> {
          ```sh\n\
          cargo build --release --workspace && target/release/bench > BENCHMARKS.md\n\
          ```\n\n\
-         as root on {}. Times are medians of many runs in one process, on a shared virtual machine: trust the ratios \
-         more than the milliseconds. `--check` exits with status 1 if a promise is missed.\n",
+         as root on {}. Of pictures and loops the fastest of many runs in one process counts, of starts the median. \
+         The machine is a shared virtual one: trust the ratios more than the milliseconds. `--check` exits with status 1 if a promise is missed.\n",
         machine()
     )?;
     writeln!(
