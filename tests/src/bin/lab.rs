@@ -1,5 +1,6 @@
 //! The fault lab by hand: `lab list`, `lab run NAME`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use rung_diagnosis::handbook::{Handbook, Origin};
 use rung_tests::lab::{self, Case, Kind, Workshop, actor::Actor};
 
 /// Provokes failure modes and their healthy twins for real, to practise on and to test against.
@@ -20,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Lists the cases.
     List,
+    /// Lists the Debian packages of the programs in the handbook's commands.
+    Packages,
     /// Starts a case, proves that it bit, says what is true, and holds it until Ctrl-C.
     Run {
         /// The case's name, from `lab list`.
@@ -52,9 +56,25 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::List => list(&mut io::stdout().lock()),
+        Command::Packages => packages(&mut io::stdout().lock()),
         Command::Run { name, seconds, after } => hold(&name, seconds, after),
         Command::Actor { part } => part.play(),
     }
+}
+
+fn packages(out: &mut impl Write) -> Result<()> {
+    let programs = Handbook::programs().programs;
+    let needed = programs.values().filter(|program| !program.optional);
+    let packages: BTreeSet<&str> = needed
+        .filter_map(|program| match &program.from {
+            Origin::Debian(package) => Some(package.as_str()),
+            Origin::Elsewhere(_) => None,
+        })
+        .collect();
+    for package in packages {
+        writeln!(out, "{package}")?;
+    }
+    Ok(())
 }
 
 fn list(out: &mut impl Write) -> Result<()> {
