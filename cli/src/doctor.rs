@@ -172,6 +172,7 @@ mod tests {
 
     fn checkup() -> Checkup {
         Checkup {
+            schema: "rung.doctor/1",
             host: HostFacts {
                 name: "web-1".into(),
                 kernel: "6.18.44".into(),

@@ -72,7 +72,7 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
             .min()
             .map(|(.., cause)| cause);
     }
-    break_circles(&mut causes);
+    break_circles(&mut causes, |index| precedence(drafts[index].mode));
     causes
 }
 
@@ -130,17 +130,40 @@ fn reach(context: &Context<'_>, draft: &Draft) -> FxHashMap<u32, u32> {
 }
 
 /// Three or more findings could point round in a circle; then the one with the highest precedence is the root.
-fn break_circles(causes: &mut [Option<usize>]) {
+fn break_circles(causes: &mut [Option<usize>], precedence: impl Fn(usize) -> usize) {
     for start in 0..causes.len() {
-        let mut at = start;
-        let mut steps = 0;
-        while let Some(next) = causes[at] {
-            steps += 1;
-            if next == start || steps > causes.len() {
-                causes[start] = None;
+        let mut path = vec![start];
+        while let Some(next) = causes[path[path.len() - 1]] {
+            if let Some(at) = path.iter().position(|seen| *seen == next) {
+                let root = path[at..]
+                    .iter()
+                    .copied()
+                    .min_by_key(|index| (precedence(*index), *index));
+                if let Some(root) = root {
+                    causes[root] = None;
+                }
                 break;
             }
-            at = next;
+            path.push(next);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::break_circles;
+
+    #[test]
+    fn a_circle_is_broken_at_its_highest_precedence_and_what_leads_into_it_stays() {
+        // 0 -> 1 -> 2 -> 3 -> 1; 2 has the highest precedence.
+        let mut causes = [Some(1), Some(2), Some(3), Some(1)];
+        break_circles(&mut causes, |index| [5, 4, 0, 3][index]);
+        assert_eq!(causes, [Some(1), Some(2), None, Some(1)]);
+        let mut straight = [Some(1), Some(2), None];
+        break_circles(&mut straight, |index| index);
+        assert_eq!(straight, [Some(1), Some(2), None]);
+        let mut two = [Some(1), Some(0), Some(3), Some(2)];
+        break_circles(&mut two, |index| index);
+        assert_eq!(two, [None, Some(0), None, Some(2)]);
     }
 }

@@ -1,8 +1,8 @@
 //! A picture, indexed: who is who, who holds what.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::observation::{
     Call, DescriptorObservation, FdObject, FileId, InetObservation, LockObservation, Picture, PipeFill,
@@ -49,8 +49,19 @@ pub struct Index<'a> {
     unix: FxHashMap<SocketId, &'a UnixObservation>,
     unix_listeners: FxHashMap<&'a [u8], Vec<&'a UnixObservation>>,
     inet: FxHashMap<SocketId, &'a InetObservation>,
-    inet_pairs: FxHashMap<(SocketAddr, SocketAddr), SocketId>,
+    inet_pairs: FxHashMap<InetPair, SocketId>,
+    /// Addresses that sockets of a network namespace are bound to, and so are its own.
+    local_addresses: FxHashSet<(u32, IpAddr)>,
     inet_listeners: FxHashMap<u16, Vec<&'a InetObservation>>,
+}
+
+/// Local and remote address, with the network namespace for loopback, which each has for itself. Other addresses may
+/// connect two namespaces of this host.
+type InetPair = (u32, SocketAddr, SocketAddr);
+
+fn pair(net_ns: u32, local: SocketAddr, remote: SocketAddr) -> InetPair {
+    let net_ns = if local.ip().is_loopback() { net_ns } else { 0 };
+    (net_ns, local, remote)
 }
 
 impl<'a> Index<'a> {
@@ -80,6 +91,7 @@ impl<'a> Index<'a> {
                 .collect(),
             inet_pairs: FxHashMap::default(),
             inet_listeners: FxHashMap::default(),
+            local_addresses: FxHashSet::default(),
         };
         for task in &picture.tasks {
             index.tasks.insert(task.tid, task);
@@ -138,7 +150,9 @@ impl<'a> Index<'a> {
                     .or_default()
                     .push(socket);
             } else {
-                self.inet_pairs.insert((socket.local, socket.remote), socket.id);
+                self.inet_pairs
+                    .insert(pair(socket.net_ns, socket.local, socket.remote), socket.id);
+                self.local_addresses.insert((socket.net_ns, socket.local.ip()));
             }
         }
     }
@@ -274,14 +288,21 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The Unix socket that listens under a name and makes those who connect wait. Relative paths and other mount
+    /// The Unix socket that listens under a name and makes those who connect wait. Abstract names are those of a network
+    /// namespace (0 if unknown). Relative paths and other mount
     /// namespaces may give several listeners one name: then it is the one whose backlog is full, if there is just one.
-    pub fn unix_listener(&self, name: &[u8]) -> Option<&'a UnixObservation> {
+    pub fn unix_listener(&self, name: &[u8], net_ns: u32) -> Option<&'a UnixObservation> {
+        let is_abstract = name.first() == Some(&0);
         let named = self.unix_listeners.get(name)?;
-        if let [only] = named.as_slice() {
+        let reachable = || {
+            named
+                .iter()
+                .filter(move |one| !is_abstract || net_ns == 0 || one.net_ns == net_ns)
+        };
+        if let (Some(only), None) = (reachable().next(), reachable().nth(1)) {
             return Some(only);
         }
-        let mut full = named.iter().filter(|one| one.queue_is_full() == Some(true));
+        let mut full = reachable().filter(|one| one.queue_is_full() == Some(true));
         match (full.next(), full.next()) {
             (Some(only), None) => Some(only),
             _ => None,
@@ -295,15 +316,21 @@ impl<'a> Index<'a> {
 
     /// The other end of a TCP connection, if it is on this host.
     pub fn inet_peer(&self, socket: &InetObservation) -> Option<SocketId> {
-        self.inet_pairs.get(&(socket.remote, socket.local)).copied()
+        let reverse = pair(socket.net_ns, socket.remote, socket.local);
+        self.inet_pairs.get(&reverse).copied()
     }
 
-    /// The TCP listener of this host that takes connections to an address, if exactly one does.
-    pub fn inet_listener(&self, to: SocketAddr) -> Option<&'a InetObservation> {
+    /// The TCP listener that takes the connection a socket asks for, if exactly one of its network namespace does. One
+    /// bound to every address takes what goes to an address of the host only.
+    pub fn inet_listener(&self, socket: &InetObservation) -> Option<&'a InetObservation> {
+        let (net_ns, to) = (socket.net_ns, socket.remote);
+        let own = to.ip().is_loopback()
+            || to.ip() == socket.local.ip()
+            || self.local_addresses.contains(&(net_ns, to.ip()));
         let all = self.inet_listeners.get(&to.port())?;
-        let mut fitting = all
-            .iter()
-            .filter(|one| one.local.ip() == to.ip() || one.local.ip().is_unspecified());
+        let mut fitting = all.iter().filter(|one| {
+            one.net_ns == net_ns && (one.local.ip() == to.ip() || own && one.local.ip().is_unspecified())
+        });
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Some(only),
             _ => None,

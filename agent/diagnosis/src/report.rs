@@ -25,7 +25,7 @@ pub struct Report {
     pub root_rung: Option<Rung>,
     /// Root causes first, each followed by its symptoms.
     pub findings: Vec<Finding>,
-    /// One entry for every failure mode.
+    /// One entry for every failure mode that was asked for: all of them, unless `--mode` said otherwise.
     pub coverage: Vec<Coverage>,
 }
 

@@ -274,14 +274,15 @@ impl Descriptors<'_> {
     fn add(&mut self, row: &DescriptorRow<'_>) {
         let DescriptorRow { kind, header, body } = row;
         let object = self.object(*kind, header, body);
-        if self.starts.get(&header.tid) != Some(&header.start_ns) {
+        let consistent = self.starts.get(&header.tid) == Some(&header.start_ns);
+        if !consistent {
             // Born after the walk over threads, or another process under an old pid. It is kept, without a task:
             // whoever holds this end must not be overlooked.
             self.picture.torn_rows += 1;
         }
         let bit = |bit: u32| header.bits & bit != 0;
         self.picture.descriptors.push(DescriptorObservation {
-            tid: header.tid,
+            tid: if consistent { header.tid } else { 0 },
             fd: header.fd as i32,
             file: header.file,
             readable: bit(fd_bits::READABLE),

@@ -29,6 +29,7 @@ use crate::clock;
 /// The programs, as `ebpf/build.sh` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/rung.bpf.o");
 
+const NESTED_REMEDY: &str = "run it in the host's PID namespace, as by `docker run --pid=host`";
 /// Where the kernel publishes its type information.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Making and reading an iterator for one process costs as much as visiting some hundred small tables.
@@ -68,6 +69,8 @@ pub struct BpfSource {
     /// Why the memory of blocked threads is not read, if it is not.
     memory_refused: Option<String>,
     absent: Vec<String>,
+    /// This process lives below the initial PID namespace.
+    nested: bool,
     events: Option<events::Events>,
     tasks: Stream,
     descriptors: Stream,
@@ -95,7 +98,8 @@ impl BpfSource {
                 "use a kernel of 5.8 or later",
             ));
         }
-        let mut machine = machine::machine(&types, nested_pid_namespace());
+        let nested = nested_pid_namespace();
+        let mut machine = machine::machine(&types, nested);
         let btf = Btf::parse(&types.functions_only(), Endianness::Little).map_err(|error| {
             Unavailable::new(error.to_string(), "report this kernel's version to the project")
         })?;
@@ -120,6 +124,7 @@ impl BpfSource {
             source,
             memory_refused,
             absent,
+            nested,
             events: None,
             tasks: Stream::default(),
             descriptors: Stream::default(),
@@ -129,6 +134,12 @@ impl BpfSource {
 
     /// Starts counting forks, execs and exits.
     pub fn watch_events(&mut self) -> Result<(), Unavailable> {
+        if self.nested {
+            return Err(Unavailable::new(
+                "exits and forks carry the process ids of the host, not of this PID namespace",
+                NESTED_REMEDY,
+            ));
+        }
         if self.events.is_none() {
             self.events = Some(events::Events::attach(&mut self.ebpf)?);
         }
@@ -199,6 +210,14 @@ impl BpfSource {
     fn describe_sight(&self, picture: &mut Picture) {
         let sight = &mut picture.sight;
         sight.source = self.source;
+        let view = if self.nested {
+            View::Partial {
+                why: "only the processes of this PID namespace are seen, a container's perhaps".into(),
+                remedy: NESTED_REMEDY.into(),
+            }
+        } else {
+            View::Full
+        };
         for signal in [
             Signal::Tasks,
             Signal::SystemCalls,
@@ -208,7 +227,7 @@ impl BpfSource {
             Signal::UnixSockets,
             Signal::InetSockets,
         ] {
-            sight.set(signal, View::Full);
+            sight.set(signal, view.clone());
         }
         let memory = match &self.memory_refused {
             None => View::Full,

@@ -38,6 +38,7 @@ pub(super) fn checkup() -> Checkup {
         })
     });
     Checkup {
+        schema: "rung.doctor/1",
         host: diagnose::host_facts(&host::observe(Path::new(PROC))),
         tiers,
         signals: signals.collect(),

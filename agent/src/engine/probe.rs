@@ -112,10 +112,13 @@ impl Probe {
         if !hidden.is_empty()
             && let Ok(tasks) = self.procfs.tasks_of(&hidden)
         {
+            let there = hidden
+                .iter()
+                .filter(|pid| tasks.iter().any(|task| task.tgid == **pid));
+            let list = there.map(u32::to_string).collect::<Vec<_>>().join(", ");
             picture.tasks.extend(tasks);
             picture.tasks.sort_by_key(|task| task.tid);
             picture.tasks.dedup_by_key(|task| task.tid);
-            let list = hidden.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             picture.sight.set(
                 Signal::Descriptors,
                 View::Partial {

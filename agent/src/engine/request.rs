@@ -74,6 +74,8 @@ pub struct SignalView {
 /// The answer of `rung doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Checkup {
+    /// Name and number of this format: `rung.doctor/1`.
+    pub schema: &'static str,
     /// The host.
     pub host: HostFacts,
     /// Sources, best first.

@@ -162,7 +162,11 @@ fn verdict_of_nothing(page: &mut Page<'_>, report: &Report, request: &Request) {
     }
     let style = if unseen == 0 { Style::Good } else { Style::Heading };
     let own = picture.source == Source::ProcfsOwn;
-    let among = if own { " among your own processes" } else { "" };
+    let among = if own {
+        " among the processes within reach"
+    } else {
+        ""
+    };
     let text = format!("Nothing is stuck{among}{}: {looked}.", scope(request));
     page.styled(0, style, &text);
     if own {
@@ -196,7 +200,7 @@ fn foot(page: &mut Page<'_>, report: &Report) {
         Source::BpfIter => "BPF iterators",
         Source::BpfIterPlain => "BPF iterators, without the memory of blocked threads",
         Source::Procfs => "/proc",
-        Source::ProcfsOwn => "/proc, own processes only",
+        Source::ProcfsOwn => "/proc, as far as it can be read",
     };
     let pictures = if picture.pictures > 1 {
         let over = duration::words(report.window.seconds);

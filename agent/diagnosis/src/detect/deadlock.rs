@@ -22,7 +22,7 @@ use super::{BlindSpot, Context, Detector, Draft, Party, count};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::graph::{Knot, Prospect, Wait, WaitKind, chain};
 use crate::mode::Mode;
-use crate::observation::Signal;
+use crate::observation::{Signal, View};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Deadlock,
@@ -69,7 +69,12 @@ pub(super) fn since(context: &Context<'_>, knot: &Knot) -> Option<u64> {
 /// How sure and how bad a knot is; `None` if it is too early to say.
 pub(super) fn judge(context: &Context<'_>, knot: &Knot) -> Option<(Confidence, Severity)> {
     if knot.prospect == Prospect::Dead {
-        return Some((Confidence::Proven, Severity::Critical));
+        let confidence = if rests_on_unseen(context, knot) {
+            Confidence::Likely
+        } else {
+            Confidence::Proven
+        };
+        return Some((confidence, Severity::Critical));
     }
     let since = since(context, knot)?;
     if context.age(since) < context.settings.suspect_after {
@@ -94,6 +99,21 @@ pub(super) fn judge(context: &Context<'_>, knot: &Knot) -> Option<(Confidence, S
         Severity::Notice
     };
     Some((Confidence::Suspected, severity))
+}
+
+/// Whether somebody who cannot be seen might hold an end that the knot waits for. A pipe counts its ends itself; of a
+/// socket, and of a pipe that cannot be looked into, only those holders are known that were seen.
+fn rests_on_unseen(context: &Context<'_>, knot: &Knot) -> bool {
+    let all_seen = matches!(context.picture.sight.view(Signal::Descriptors), Some(View::Full));
+    let mut waits = knot.threads.iter().filter_map(|tid| context.graph.wait(*tid));
+    !all_seen
+        && waits.any(|wait| match wait.kind {
+            WaitKind::PipeFull(pipe) | WaitKind::PipeEmpty(pipe) => context.index.pipe_fill(pipe).is_none(),
+            WaitKind::SocketRead(_) | WaitKind::SocketWrite(_) | WaitKind::Connect(_) | WaitKind::Poll => {
+                true
+            }
+            _ => false,
+        })
 }
 
 /// What each thread of a knot waits for, one piece of evidence each.
@@ -193,7 +213,13 @@ fn draft(context: &Context<'_>, knot: &Knot) -> Option<Draft> {
         ));
     }
     let role = |kind: &WaitKind| {
-        if matches!(kind, WaitKind::Mutex { .. }) {
+        if matches!(
+            kind,
+            WaitKind::Mutex {
+                owner_lives: true,
+                ..
+            }
+        ) {
             Role::Owner
         } else {
             Role::Waiter

@@ -30,7 +30,7 @@ pub(super) const DETECTOR: Detector = Detector {
         Signal::Descriptors,
         Signal::UnixSockets,
     ],
-    helped_by: &[Signal::OffCpuAge],
+    helped_by: &[Signal::OffCpuAge, Signal::FutexWords],
     needs_window: false,
     detect,
     blind_spot: None,

@@ -382,15 +382,18 @@ impl Builder<'_> {
                     Some(0) | None => path,
                     Some(_) => path.split(|byte| *byte == 0).next().unwrap_or_default(),
                 };
-                self.index.unix_listener(name).map(|listener| listener.id)
+                let net_ns = match self.index.descriptor(task, fd).map(|row| &row.object) {
+                    Some(FdObject::Unix(id)) => self.index.unix(*id).map_or(0, |socket| socket.net_ns),
+                    _ => 0,
+                };
+                self.index.unix_listener(name, net_ns).map(|listener| listener.id)
             }
             _ => match self.index.descriptor(task, fd).map(|row| &row.object) {
-                Some(FdObject::Inet(id)) => {
-                    let remote = self.index.inet(*id).map(|socket| socket.remote);
-                    remote
-                        .and_then(|remote| self.index.inet_listener(remote))
-                        .map(|listener| listener.id)
-                }
+                Some(FdObject::Inet(id)) => self
+                    .index
+                    .inet(*id)
+                    .and_then(|socket| self.index.inet_listener(socket))
+                    .map(|listener| listener.id),
                 _ => None,
             },
         };

@@ -21,7 +21,8 @@ pub struct SocketId(pub u64);
 /// One open descriptor of one process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DescriptorObservation {
-    /// The task whose descriptor table this is: the thread group leader, or a thread with a table of its own.
+    /// The task whose descriptor table this is: the thread group leader, or a thread with a table of its own; 0 for one
+    /// that is not in the picture.
     pub tid: u32,
     /// Descriptor number.
     pub fd: i32,
