@@ -231,15 +231,11 @@ fn url_redacted(word: &str) -> String {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
         let authority = after.find(['/', '?', '#', '"', '\'', ',']).unwrap_or(after.len());
-        // A password may hold a slash that should have been encoded: then the last @ decides, unless what stands before
-        // the slash is a host with its port.
-        let is_port = |host: &str| {
-            host.rsplit_once(':')
-                .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-        };
+        // A password may hold a slash that should have been encoded: the last @ before a query decides, though it may
+        // be one of a path.
         let user_info = after
             .rfind('@')
-            .filter(|at| *at < authority || (!is_port(&after[..authority]) && !after[..*at].contains('?')));
+            .filter(|at| *at < authority || !after[..*at].contains('?'));
         match user_info {
             Some(end) if after[..end].contains(':') => {
                 let user = after.split(':').next().unwrap_or_default();

@@ -155,7 +155,7 @@ fn what_is_no_secret_stays() {
         &["ssh", "-p", "2222", "host"],
         &["nginx:", "worker process"],
         &["app", "--key=/etc/ssl/a.pem", "--port=80"],
-        &["curl", "https://host:8080/a@b?c=d"],
+        &["curl", "https://host:8080/a?b=c@d"],
         &["curl", "http://[::1]:80/"],
         &["app", "--tokenizer", "bpe"],
         &["python3", "-c", "import os; print(os.getcwd())"],
