@@ -1,13 +1,12 @@
 //! From an indexed picture to the graph: one rule for each way to wait (the table in ARCHITECTURE.md).
 
+mod descriptors;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Node, Prospect, Wait, WaitGraph, WaitKind, futex};
 use crate::index::{End, Index};
-use crate::observation::{
-    BlockedCall, Call, FdObject, FileId, FutexCall, InetObservation, SocketId, TaskObservation, TaskState,
-    UnixKind, UnixObservation, UnixState, WaitFor, Watch,
-};
+use crate::observation::{BlockedCall, Call, FdObject, FutexCall, TaskObservation, TaskState, WaitFor};
 
 /// A thread counts as settled if it left the CPU at least this long before the walk began. A younger wait is taken for
 /// running: the rows of a picture are read one after the other, and only what did not move meanwhile fits together.
@@ -239,224 +238,6 @@ impl Builder<'_> {
         kind
     }
 
-    /// A call on a descriptor, that the holders of the `by` end can finish.
-    fn descriptor(&mut self, node: Node, task: &TaskObservation, fd: i32, by: End, depth: u32) -> WaitKind {
-        let Some(row) = self.index.descriptor(task, fd) else {
-            return self.outside(node, WaitKind::Other(task.call.as_ref().map(|call| call.number)));
-        };
-        match &row.object {
-            FdObject::Pipe(pipe) => {
-                self.pipe(node, *pipe, by);
-                match by {
-                    End::Read => WaitKind::PipeFull(*pipe),
-                    End::Write => WaitKind::PipeEmpty(*pipe),
-                }
-            }
-            FdObject::Unix(id) => {
-                match self.index.unix(*id) {
-                    Some(socket) => self.unix(node, socket, by),
-                    None => self.edge(node, Node::Outside),
-                }
-                socket_wait(*id, by)
-            }
-            FdObject::Inet(id) => {
-                match self.index.inet(*id) {
-                    Some(socket) => self.inet(node, socket, by),
-                    None => self.edge(node, Node::Outside),
-                }
-                socket_wait(*id, by)
-            }
-            FdObject::Epoll { watched, incomplete } if depth < POLL_DEPTH => {
-                self.poll(node, task, watched, *incomplete, depth + 1);
-                WaitKind::Poll
-            }
-            FdObject::Terminal => {
-                self.edge(node, Node::Terminal);
-                WaitKind::Terminal
-            }
-            FdObject::Epoll { .. }
-            | FdObject::OtherSocket
-            | FdObject::Null
-            | FdObject::LockedFile(_)
-            | FdObject::Other => {
-                self.outside(node, WaitKind::Other(task.call.as_ref().map(|call| call.number)))
-            }
-        }
-    }
-
-    /// Waits for the holders of one end of a pipe: to write if it is empty, to read if it is full.
-    fn pipe(&mut self, node: Node, pipe: FileId, by: End) {
-        // Not full, or not empty: the wait is ending right now.
-        let ending = self.index.pipe_fill(pipe).is_some_and(|fill| match by {
-            End::Read => !fill.is_full() || fill.readers == 0,
-            End::Write => fill.used > 0 || fill.writers == 0,
-        });
-        if ending {
-            return self.alive(node);
-        }
-        let end = Node::PipeEnd(pipe, by);
-        self.edge(node, end);
-        if !self.expanded.insert(end) {
-            return;
-        }
-        for tgid in self.index.pipe_processes(pipe, by) {
-            self.process(end, tgid);
-        }
-        if self.index.has_unseen_holder(pipe, by) {
-            self.edge(end, Node::Unseen);
-        } else if self.index.pipe_fill(pipe).is_none() && self.index.pipe_holders(pipe, by).is_empty() {
-            // Without a view into the pipe, an end that nobody holds may be held by somebody who cannot be seen.
-            self.edge(end, Node::Outside);
-        }
-    }
-
-    fn holders(&mut self, node: Node, socket: SocketId) {
-        let holders = Node::Socket(socket);
-        self.edge(node, holders);
-        if !self.expanded.insert(holders) {
-            return;
-        }
-        let processes = self.index.socket_processes(socket);
-        if processes.is_empty() {
-            // In flight, not yet accepted, or of a process that cannot be seen.
-            self.edge(holders, Node::Outside);
-        }
-        for tgid in processes {
-            self.process(holders, tgid);
-        }
-    }
-
-    fn unix(&mut self, node: Node, socket: &UnixObservation, by: End) {
-        let timed = if by == End::Write {
-            socket.read_timeout
-        } else {
-            socket.write_timeout
-        };
-        if timed {
-            self.edge(node, Node::Timer);
-        }
-        let arrived =
-            by == End::Write && socket.state != UnixState::Listening && socket.queued.is_some_and(|n| n > 0);
-        // Anybody may send to a datagram socket.
-        let anybody = by == End::Write && socket.kind == UnixKind::Datagram;
-        let receiver = if by == End::Read {
-            self.index.unix_receiver(socket)
-        } else {
-            socket.peer
-        };
-        match receiver {
-            Some(peer) if !anybody && !arrived => self.holders(node, peer),
-            _ => self.edge(node, Node::Outside),
-        }
-    }
-
-    fn inet(&mut self, node: Node, socket: &InetObservation, by: End) {
-        let timed = if by == End::Write {
-            socket.read_timeout
-        } else {
-            socket.write_timeout
-        };
-        if timed {
-            self.edge(node, Node::Timer);
-        }
-        let arrived = by == End::Write && socket.receive_queue > 0;
-        if !socket.tcp || arrived || socket.remote.port() == 0 {
-            return self.edge(node, Node::Outside);
-        }
-        match self.index.inet_peer(socket) {
-            Some(peer) => self.holders(node, peer),
-            None => self.edge(node, Node::Remote(socket.remote)),
-        }
-    }
-
-    fn connect(&mut self, node: Node, task: &TaskObservation, fd: i32, to: Option<&[u8]>) -> WaitKind {
-        const AF_UNIX: u16 = 1;
-        let family = to
-            .and_then(|to| to.first_chunk())
-            .map(|bytes| u16::from_ne_bytes(*bytes));
-        let listener = match (family, to) {
-            (Some(AF_UNIX), Some(to)) => {
-                let path = &to[2..];
-                // A path ends at its NUL; an abstract name begins with one and has the length given.
-                let name = match path.first() {
-                    Some(0) | None => path,
-                    Some(_) => path.split(|byte| *byte == 0).next().unwrap_or_default(),
-                };
-                let net_ns = match self.index.descriptor(task, fd).map(|row| &row.object) {
-                    Some(FdObject::Unix(id)) => self.index.unix(*id).map_or(0, |socket| socket.net_ns),
-                    _ => 0,
-                };
-                self.index.unix_listener(name, net_ns).map(|listener| listener.id)
-            }
-            _ => match self.index.descriptor(task, fd).map(|row| &row.object) {
-                Some(FdObject::Inet(id)) => self
-                    .index
-                    .inet(*id)
-                    .and_then(|socket| self.index.inet_listener(socket))
-                    .map(|listener| listener.id),
-                _ => None,
-            },
-        };
-        match listener {
-            Some(listener) => {
-                self.holders(node, listener);
-                WaitKind::Connect(listener)
-            }
-            None => self.outside(node, WaitKind::ConnectOutside),
-        }
-    }
-
-    fn poll(&mut self, node: Node, task: &TaskObservation, watched: &[Watch], incomplete: bool, depth: u32) {
-        let set = Node::PollSet(task.tid);
-        self.edge(node, set);
-        if incomplete || watched.is_empty() {
-            self.edge(set, Node::Outside);
-        }
-        for watch in watched {
-            if watch.read {
-                self.watched(set, task, watch.fd, End::Write, depth);
-            }
-            if watch.write {
-                self.watched(set, task, watch.fd, End::Read, depth);
-            }
-            if !watch.read && !watch.write {
-                self.edge(set, Node::Outside);
-            }
-        }
-        // Signals interrupt a poll: that of a child's end, and any other that has a handler.
-        if !self.index.children(task.tgid).is_empty() {
-            self.children(set, task.tgid);
-        }
-        if task
-            .signals
-            .is_none_or(|signals| signals.may_be_woken_from_outside())
-        {
-            self.edge(set, Node::Signaller);
-        }
-    }
-
-    fn watched(&mut self, set: Node, task: &TaskObservation, fd: i32, by: End, depth: u32) {
-        let listening = self
-            .index
-            .descriptor(task, fd)
-            .is_some_and(|row| match row.object {
-                FdObject::Unix(id) => self
-                    .index
-                    .unix(id)
-                    .is_some_and(|one| one.state == UnixState::Listening),
-                FdObject::Inet(id) => self
-                    .index
-                    .inet(id)
-                    .is_some_and(|one| one.state == crate::index::TCP_LISTEN),
-                _ => false,
-            });
-        if listening {
-            self.edge(set, Node::Outside);
-        } else {
-            self.descriptor(set, task, fd, by, depth);
-        }
-    }
-
     fn children(&mut self, node: Node, tgid: u32) {
         let children = Node::Children(tgid);
         self.edge(node, children);
@@ -545,12 +326,5 @@ impl Builder<'_> {
             file: request.file,
             kind: request.kind,
         }
-    }
-}
-
-fn socket_wait(id: SocketId, by: End) -> WaitKind {
-    match by {
-        End::Read => WaitKind::SocketWrite(id),
-        End::Write => WaitKind::SocketRead(id),
     }
 }

@@ -1,0 +1,243 @@
+//! Rows of descriptors: pipes and sockets, each once, and who holds them.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rung_diagnosis::observation::{
+    DescriptorObservation, FdObject, FileId, InetObservation, Picture, PipeFill, PipeObservation, SocketId,
+    TcpFigures, UnixKind, UnixObservation, UnixState, Watch,
+};
+use rung_ebpf_common::{EpollBody, FdHeader, FdKind, InetBody, PipeBody, UnixBody, fd_bits};
+use rustc_hash::{FxHashMap, FxHashSet};
+use zerocopy::FromBytes;
+
+use super::DescriptorRow;
+
+const TCP_LISTEN: u32 = 10;
+const TCP_ESTABLISHED: u32 = 1;
+const AF_INET: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+
+/// Adds rows to a picture.
+pub(super) struct Descriptors<'a> {
+    picture: &'a mut Picture,
+    starts: FxHashMap<u32, u64>,
+    pipes: FxHashSet<FileId>,
+    sockets: FxHashSet<SocketId>,
+}
+
+impl<'a> Descriptors<'a> {
+    /// `starts` are the start times of the threads in the picture.
+    pub(super) fn new(picture: &'a mut Picture, starts: FxHashMap<u32, u64>) -> Self {
+        Descriptors {
+            picture,
+            starts,
+            pipes: FxHashSet::default(),
+            sockets: FxHashSet::default(),
+        }
+    }
+
+    pub(super) fn add(&mut self, row: &DescriptorRow<'_>) {
+        let DescriptorRow { kind, header, body } = row;
+        let object = self.object(*kind, header, body);
+        let consistent = self.starts.get(&header.tid) == Some(&header.start_ns);
+        if !consistent {
+            // Born after the walk over threads, or another process under an old pid. It is kept, without a task:
+            // whoever holds this end must not be overlooked.
+            self.picture.torn_rows += 1;
+        }
+        let bit = |bit: u32| header.bits & bit != 0;
+        self.picture.descriptors.push(DescriptorObservation {
+            tid: if consistent { header.tid } else { 0 },
+            fd: header.fd as i32,
+            file: header.file,
+            readable: bit(fd_bits::READABLE),
+            writable: bit(fd_bits::WRITABLE),
+            nonblocking: bit(fd_bits::NONBLOCK),
+            close_on_exec: bit(fd_bits::CLOSE_ON_EXEC),
+            object,
+        });
+    }
+
+    fn object(&mut self, kind: FdKind, header: &FdHeader, body: &[u8]) -> FdObject {
+        let file = FileId {
+            device: header.device,
+            inode: header.inode,
+        };
+        let object = match kind {
+            FdKind::Pipe => PipeBody::read_from_bytes(body)
+                .ok()
+                .map(|body| self.pipe(file, &body)),
+            FdKind::Unix => UnixBody::read_from_bytes(body)
+                .ok()
+                .map(|body| self.unix(header, &body)),
+            FdKind::Inet => InetBody::read_from_bytes(body)
+                .ok()
+                .map(|body| self.inet(header, &body)),
+            FdKind::Epoll => EpollBody::read_from_bytes(body).ok().map(|body| epoll(&body)),
+            FdKind::Terminal => Some(FdObject::Terminal),
+            FdKind::Null => Some(FdObject::Null),
+            FdKind::LockedFile => Some(FdObject::LockedFile(file)),
+            FdKind::OtherSocket => Some(FdObject::OtherSocket),
+        };
+        object.unwrap_or(FdObject::Other)
+    }
+
+    fn pipe(&mut self, id: FileId, body: &PipeBody) -> FdObject {
+        if self.pipes.insert(id) {
+            let fill = PipeFill {
+                used: body.head.wrapping_sub(body.tail),
+                capacity: body.max_usage.min(body.ring_size),
+                readers: body.readers,
+                writers: body.writers,
+                drained: body.tail,
+            };
+            self.picture.pipes.push(PipeObservation { id, fill: Some(fill) });
+        }
+        FdObject::Pipe(id)
+    }
+
+    fn unix(&mut self, header: &FdHeader, body: &UnixBody) -> FdObject {
+        let id = SocketId(body.sock);
+        if self.sockets.insert(id) {
+            let state = match (body.state, body.peer) {
+                (TCP_LISTEN, _) => UnixState::Listening,
+                (TCP_ESTABLISHED, _) => UnixState::Connected,
+                (_, 0) => UnixState::Unconnected,
+                _ => UnixState::Connected,
+            };
+            let kind = match body.kind {
+                1 => UnixKind::Stream,
+                2 => UnixKind::Datagram,
+                _ => UnixKind::SeqPacket,
+            };
+            let listening = state == UnixState::Listening;
+            let bounded = listening || kind == UnixKind::Datagram;
+            self.picture.unix_sockets.push(UnixObservation {
+                id,
+                peer: (body.peer != 0).then_some(SocketId(body.peer)),
+                inode: header.inode,
+                kind,
+                state,
+                queued: Some(if listening { body.backlog } else { body.queued }),
+                queue_limit: bounded.then_some(body.backlog_max),
+                unread_sent: Some((body.write_used, body.write_limit)),
+                read_timeout: body.timeouts & 1 != 0,
+                write_timeout: body.timeouts & 2 != 0,
+                name: unix_name(&body.name[..(body.name_len as usize).min(body.name.len())]),
+                net_ns: body.net_ns,
+            });
+        }
+        FdObject::Unix(id)
+    }
+
+    fn inet(&mut self, header: &FdHeader, body: &InetBody) -> FdObject {
+        let id = SocketId(body.sock);
+        if self.sockets.insert(id) {
+            self.picture.inet_sockets.push(InetObservation {
+                id,
+                inode: header.inode,
+                net_ns: body.net_ns,
+                tcp: body.protocol == IPPROTO_TCP,
+                state: body.state as u8,
+                local: address(body.family, &body.local, body.local_port),
+                remote: address(body.family, &body.remote, body.remote_port),
+                read_timeout: body.timeouts & 1 != 0,
+                write_timeout: body.timeouts & 2 != 0,
+                receive_queue: body.receive_queue,
+                send_queue: body.send_queue,
+                figures: (body.figures != 0).then(|| figures(body, self.picture.began_ns)),
+            });
+        }
+        FdObject::Inet(id)
+    }
+}
+
+/// IPv4 addresses mapped into IPv6 come out as IPv4, so that both ends of a connection read alike.
+fn address(family: u32, bytes: &[u8; 16], port: u32) -> SocketAddr {
+    let port = port as u16;
+    if family == AF_INET {
+        return (Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]), port).into();
+    }
+    (Ipv6Addr::from(*bytes).to_canonical(), port).into()
+}
+
+/// A name without the NUL that ends a path; that of an abstract name begins it (unix(7)).
+fn unix_name(bytes: &[u8]) -> Vec<u8> {
+    match bytes {
+        [path @ .., 0] if bytes[0] != 0 => path.to_vec(),
+        name => name.to_vec(),
+    }
+}
+
+fn epoll(body: &EpollBody) -> FdObject {
+    const EPOLLIN: u32 = 1;
+    const EPOLLPRI: u32 = 2;
+    const EPOLLOUT: u32 = 4;
+    const EPOLLRDHUP: u32 = 0x2000;
+    let watched = body
+        .steps
+        .iter()
+        .filter_map(|word| EpollBody::unpack(*word))
+        .map(|(fd, events)| Watch {
+            fd,
+            read: events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP) != 0,
+            write: events & EPOLLOUT != 0,
+        })
+        .collect();
+    FdObject::Epoll {
+        watched,
+        incomplete: body.more != 0,
+    }
+}
+
+/// The kernel's tick rate, told from its tick count and the time since boot: `jiffies_64` begins at -300 s, in 32 bits
+/// (INITIAL_JIFFIES, include/linux/jiffies.h).
+fn tick_rate(jiffies: u64, monotonic_ns: u64) -> u64 {
+    let uptime = monotonic_ns as i128 / 1_000_000;
+    [100, 250, 300, 1000]
+        .into_iter()
+        .min_by_key(|hz| {
+            let expected = (1i128 << 32) + (uptime - 300_000) * *hz as i128 / 1000;
+            (expected - jiffies as i128).abs()
+        })
+        .unwrap_or(250)
+}
+
+fn figures(body: &InetBody, monotonic_ns: u64) -> TcpFigures {
+    let hz = tick_rate(body.jiffies, monotonic_ns);
+    let ago_ms = |then: u32| (u64::from((body.jiffies as u32).wrapping_sub(then)) * 1000 / hz) as u32;
+    let ticks_us = |ticks: u32| u64::from(ticks) * 1_000_000 / hz;
+    TcpFigures {
+        srtt_us: body.srtt_us8 / 8,
+        min_rtt_us: body.min_rtt_us,
+        rto_us: ticks_us(body.rto) as u32,
+        backoff: body.backoff as u8,
+        retransmits: body.retransmits as u8,
+        segments_out: body.segments_out,
+        retransmitted: body.retransmitted,
+        packets_out: body.packets_out,
+        send_window: body.send_window,
+        last_sent_ms: ago_ms(body.last_sent),
+        last_received_ms: ago_ms(body.last_received),
+        last_ack_ms: ago_ms(body.last_ack),
+        bytes_acked: body.bytes_acked,
+        bytes_received: body.bytes_received,
+        receive_window_limited_us: ticks_us(body.window_limited),
+        send_buffer_limited_us: ticks_us(body.buffer_limited),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tick_rate_is_told_from_uptime() {
+        for hz in [100u64, 250, 300, 1000] {
+            for uptime in [10u64, 1000, 5_000_000] {
+                let jiffies = ((1i128 << 32) + (i128::from(uptime) - 300) * i128::from(hz)) as u64;
+                assert_eq!(tick_rate(jiffies, uptime * 1_000_000_000), hz);
+            }
+        }
+    }
+}
