@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rung_agent::bpf::BpfSource;
 use wait4::Wait4;
 
-use crate::lab::{Case, Stage, Workshop, find};
+use crate::lab::{Stage, Truth, Workshop, find};
 use crate::rung::{Finding, Rung};
 
 pub use page::page;
@@ -142,15 +142,14 @@ impl fmt::Display for Target {
     }
 }
 
-/// Sets the scene, lets a deadlock age in it, and measures.
-pub fn measure(
-    scene: Scene,
-    workshop: &Arc<Workshop>,
-    rung: &Rung,
-    deadlock_age: Duration,
-) -> Result<Figures> {
-    let abba: &Case = find("deadlock-abba-c").context("the lab has no deadlock")?;
-    let (_deadlock, truth) = abba.play(workshop)?;
+/// The deadlock that rung is to name, on the stage that ends it.
+pub fn deadlock(workshop: &Arc<Workshop>) -> Result<(Stage, Truth)> {
+    let abba = find("deadlock-abba-c").context("the lab has no deadlock")?;
+    abba.play(workshop)
+}
+
+/// Sets the scene and measures.
+pub fn measure(scene: Scene, workshop: &Arc<Workshop>, rung: &Rung, truth: &Truth) -> Result<Figures> {
     let mut stage = Stage::new(workshop)?;
     let crowd = stage.c("many.c")?.args(scene.arguments());
     let crowd = stage.start(crowd)?;
@@ -162,7 +161,6 @@ pub fn measure(
     let stat_of_processes = fastest(LOOPS, rivals::stat_of_processes)?;
     let stat_of_threads = fastest(LOOPS, rivals::stat_of_threads)?;
     let ps = fastest(LOOPS, rivals::ps)?;
-    std::thread::sleep(deadlock_age.saturating_sub(truth.since.elapsed()));
     let mut starts = Vec::with_capacity(STARTS);
     let mut memory_bytes = 0;
     for _ in 0..STARTS {
