@@ -1,7 +1,11 @@
 /* Many forks, always bounded.
- * fork bomb | tree PER_SECOND MOST | storm PER_SECOND | reaper | zombies COUNT | ignored COUNT | adopt COUNT */
+ * fork bomb | tree PER_SECOND MOST | reaper PER_SECOND | reuse LIFETIME_MS | zombies COUNT |
+ * ignored COUNT | adopt COUNT */
 #include "lab.h"
+#include <linux/sched.h>
 #include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
 
 /* A bomb must not go off outside the control group that bounds it. */
 static int in_the_labs_cgroup(void)
@@ -62,6 +66,36 @@ static void reaper(long per_second)
     }
 }
 
+/* Children of one pid, one after another, each waiting for a pipe that nobody writes to. */
+static void reuse(long lifetime_ms)
+{
+    pid_t pid = 0;
+    int ends[2];
+    lab_check(pipe(ends) ? errno : 0, "pipe");
+    for (;;) {
+        struct clone_args args = { .exit_signal = SIGCHLD };
+        pid_t child;
+        if (pid) {
+            args.set_tid = (uintptr_t)&pid;
+            args.set_tid_size = 1;
+        }
+        child = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+        lab_check(child < 0 ? errno : 0, "clone3");
+        if (child == 0) {
+            char byte;
+            if (read(ends[0], &byte, 1) < 0)
+                perror("read");
+            _exit(0);
+        }
+        if (!pid)
+            lab_say("child", child);
+        pid = child;
+        lab_sleep_us(lifetime_ms * 1000);
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+}
+
 static void children_that_exit(int count)
 {
     for (int i = 0; i < count; i++)
@@ -96,6 +130,8 @@ int main(int argc, char **argv)
         tree(count, argc > 3 ? atoi(argv[3]) : 600);
     } else if (!strcmp(kind, "reaper")) {
         reaper(count);
+    } else if (!strcmp(kind, "reuse")) {
+        reuse(count);
     } else if (!strcmp(kind, "zombies")) {
         children_that_exit(count);
         sleep_out();

@@ -118,12 +118,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether it is kept.
-    pub fn met(&self) -> bool {
+    /// Whether it is kept, give or take a factor.
+    pub fn met(&self, slack: f64) -> bool {
         if self.at_least {
-            self.measured >= self.bound
+            self.measured * slack >= self.bound
         } else {
-            self.measured <= self.bound
+            self.measured <= self.bound * slack
         }
     }
 }

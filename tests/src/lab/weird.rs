@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
-use rung_diagnosis::mode::Mode::{Deadlock, FdLeak, ProcessChurn, ThreadPileUp, Zombie};
+use rung_diagnosis::mode::Mode::{Deadlock, FdLeak, PipeStall, ProcessChurn, ThreadPileUp, Zombie};
 
 use super::bite;
 use super::case::{Case, Need};
@@ -54,6 +54,14 @@ pub(crate) const CASES: &[Case] = &[
         storm,
     )
     .needs(C)
+    .window(),
+    Case::twin(
+        "weird-pid-reuse",
+        PipeStall,
+        "one pid taken by one waiting process after another",
+        reuse,
+    )
+    .needs(&[Need::Program("cc"), Need::Root])
     .window(),
 ];
 
@@ -107,4 +115,16 @@ fn storm(stage: &mut Stage) -> Result<Truth> {
         seen.len() >= 20
     })?;
     Ok(Truth::twin(Zombie, [pid]).tolerate(ProcessChurn))
+}
+
+fn reuse(stage: &mut Stage) -> Result<Truth> {
+    let play = stage.c("fork.c")?.args(["reuse", "20"]);
+    let parent = stage.start(play)?;
+    let child = parent.get("child")?;
+    let mut starts = std::collections::BTreeSet::new();
+    bite::until("the pid is taken again and again", || {
+        starts.extend(proc::stat(child).map(|stat| stat.start_ticks));
+        starts.len() >= 5
+    })?;
+    Ok(Truth::twin(PipeStall, [parent.pid]).tolerate(ProcessChurn))
 }
