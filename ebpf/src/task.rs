@@ -30,7 +30,7 @@ struct TaskRow {
 }
 
 /// Whose futex word the first piece of memory still holds. The threads of a pool wait on one word, and are visited one
-/// after another: reading it once a walk is a third of the cost of each.
+/// after another: reading it for each would about double its cost.
 #[repr(C)]
 struct KnownWord {
     /// `bpf_iter_meta.session_id`: what an earlier walk read is old.

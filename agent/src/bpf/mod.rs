@@ -32,7 +32,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/rung.bpf.o");
 const NESTED_REMEDY: &str = "run it in the host's PID namespace, as by `docker run --pid=host`";
 /// Where the kernel publishes its type information.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
-/// Making and reading an iterator for one process costs as much as visiting some hundred small tables.
+/// Each such iterator has to be made and read by itself: beyond so many, one walk over the whole host does it.
 const TABLES_ONE_BY_ONE: usize = 32;
 
 /// Why BPF is not to be had here, and what would help.
@@ -106,12 +106,15 @@ impl BpfSource {
         drop(types);
         drop(raw);
         let (ebpf, memory_refused) = match iterators(&offsets, &machine, &btf) {
-            Ok(loaded) => loaded,
-            Err(refused) => {
-                // A verifier that knows the structures otherwise than BTF shows them; the helper reads any address.
-                tracing::info!(why = refused.why, "loading fields by the helper instead");
+            Ok((ebpf, None)) => (ebpf, None),
+            // Perhaps a verifier that knows the structures otherwise than BTF shows them; the helper reads any address.
+            outcome => {
+                tracing::info!("trying to load fields by the helper instead");
                 machine.direct = 0;
-                iterators(&offsets, &machine, &btf)?
+                match (outcome, iterators(&offsets, &machine, &btf)) {
+                    (Ok(direct), Ok((_, Some(_))) | Err(_)) => direct,
+                    (_, by_helper) => by_helper?,
+                }
             }
         };
         let source = if memory_refused.is_some() {

@@ -74,11 +74,10 @@ fn arguments_redacted(arguments: &[&str]) -> Vec<String> {
         if position == 0 || is_wrapped(program, argument) {
             program = base_name(argument);
         }
-        let (text, then) = match next {
-            Next::Secret => (REDACTED.to_owned(), Next::Ordinary),
-            Next::Credentials => (credentials_redacted(argument), Next::Ordinary),
-            Next::Ordinary if argument.contains(char::is_whitespace) => (phrase(argument), Next::Ordinary),
-            Next::Ordinary => word(program, argument),
+        let (text, then) = if next == Next::Ordinary && argument.contains(char::is_whitespace) {
+            (phrase(argument), Next::Ordinary)
+        } else {
+            word(program, argument, next)
         };
         out.push(text);
         next = then;
@@ -112,11 +111,7 @@ fn phrase(text: &str) -> String {
             program = base_name(token);
         }
         begins_command = token.ends_with([';', '|', '&', '(']);
-        let (redacted, then) = match next {
-            Next::Secret => (REDACTED.to_owned(), Next::Ordinary),
-            Next::Credentials => (credentials_redacted(token), Next::Ordinary),
-            Next::Ordinary => word(program, token),
-        };
+        let (redacted, then) = word(program, token, next);
         // `Authorization: Bearer abc` within a phrase: the scheme is not the secret.
         next = if redacted == REDACTED && names::is_scheme(token) {
             Next::Secret
@@ -151,8 +146,13 @@ fn token(text: &str) -> Option<(&str, &str)> {
     Some(text.split_at(end))
 }
 
-/// One word, and what it says of the next.
-fn word(program: &str, word: &str) -> (String, Next) {
+/// One word, given what the one before said of it, and what it says of the next.
+fn word(program: &str, word: &str, is: Next) -> (String, Next) {
+    match is {
+        Next::Secret => return (REDACTED.to_owned(), Next::Ordinary),
+        Next::Credentials => return (credentials_redacted(word), Next::Ordinary),
+        Next::Ordinary => {}
+    }
     for (names, option, form) in programs::OPTIONS {
         if !names.contains(&program) {
             continue;

@@ -102,15 +102,19 @@ impl Builder<'_> {
         }
     }
 
-    fn unix(&mut self, node: Node, socket: &UnixObservation, by: End) {
-        let timed = if by == End::Write {
-            socket.read_timeout
-        } else {
-            socket.write_timeout
+    /// SO_RCVTIMEO bounds a wait for the other side to write, SO_SNDTIMEO one for it to read (socket(7)).
+    fn socket_timeout(&mut self, node: Node, by: End, read_timeout: bool, write_timeout: bool) {
+        let timed = match by {
+            End::Write => read_timeout,
+            End::Read => write_timeout,
         };
         if timed {
             self.edge(node, Node::Timer);
         }
+    }
+
+    fn unix(&mut self, node: Node, socket: &UnixObservation, by: End) {
+        self.socket_timeout(node, by, socket.read_timeout, socket.write_timeout);
         let arrived =
             by == End::Write && socket.state != UnixState::Listening && socket.queued.is_some_and(|n| n > 0);
         // Anybody may send to a datagram socket.
@@ -127,14 +131,7 @@ impl Builder<'_> {
     }
 
     fn inet(&mut self, node: Node, socket: &InetObservation, by: End) {
-        let timed = if by == End::Write {
-            socket.read_timeout
-        } else {
-            socket.write_timeout
-        };
-        if timed {
-            self.edge(node, Node::Timer);
-        }
+        self.socket_timeout(node, by, socket.read_timeout, socket.write_timeout);
         let arrived = by == End::Write && socket.receive_queue > 0;
         if !socket.tcp || arrived || socket.remote.port() == 0 {
             return self.edge(node, Node::Outside);
