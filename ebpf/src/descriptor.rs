@@ -214,16 +214,17 @@ fn of_near(near: &[u8; NEAR_BYTES], pipe: u64, field: Field) -> u32 {
     }
 }
 
-/// Terminals: majors 4 (tty), 5 (console, /dev/tty, ptmx), 136 to 143 (pseudo-terminals); null and zero: major 1
+/// Terminals: majors 4 (tty), 5 (console, /dev/tty, ptmx), 136 to 143 (pseudo-terminals)
 /// (Documentation/admin-guide/devices.txt). A `dev_t` in the kernel is major << 20 | minor.
 #[inline(always)]
 fn character_device(device: u32) -> Option<FdKind> {
-    let (major, minor) = (device >> 20, device & 0xf_ffff);
-    match major {
-        4 | 5 | 136..=143 => Some(FdKind::Terminal),
-        1 if minor == 3 || minor == 5 => Some(FdKind::Null),
-        _ => None,
-    }
+    matches!(device >> 20, 4 | 5 | 136..=143).then_some(FdKind::Terminal)
+}
+
+/// /dev/null and /dev/zero.
+#[inline(always)]
+pub fn is_null(mode: u16, device: u32) -> bool {
+    mode & S_IFMT == S_IFCHR && (device == 1 << 20 | 3 || device == 1 << 20 | 5)
 }
 
 #[inline(always)]

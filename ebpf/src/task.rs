@@ -9,7 +9,7 @@ use rung_ebpf_common::{
     ABSENT, COMM_LEN, Field, PIECE_BYTES, SMALL_TABLE, TASK_KIND, TaskRecord, task_bits,
 };
 
-use crate::descriptor::{self, Holder};
+use crate::descriptor::{self, Holder, is_null};
 use crate::kernel::{
     IterMeta, load, machine, offset, probe, read, read_at, read_plus, read_via, reader_level, upid_at, write,
 };
@@ -92,6 +92,7 @@ fn visit(context: *const TaskContext, memory: bool) -> i32 {
     let row = unsafe { &mut *row };
     fill(row, task, memory, unsafe { (*meta).session_id });
     let files = table(&mut row.record, task as u64);
+    let nulls = row.record.null_streams;
     write(meta, &row.record);
     for index in 0..2 {
         if row.record.user_len[index] != 0 {
@@ -100,7 +101,7 @@ fn visit(context: *const TaskContext, memory: bool) -> i32 {
     }
     if files != 0 {
         let holder = Holder { meta, files, tid: row.record.tid, start_ns: row.record.start_ns };
-        descriptors(&holder);
+        descriptors(&holder, nulls);
     }
     0
 }
@@ -108,7 +109,11 @@ fn visit(context: *const TaskContext, memory: bool) -> i32 {
 /// The small table of descriptors to be visited with this thread, or 0: threads that share one are visited once.
 #[inline(always)]
 fn table(record: &mut TaskRecord, task: u64) -> u64 {
+    record.null_streams = 0;
     let files: u64 = read(task, Field::TaskFiles);
+    if files == 0 {
+        return 0;
+    }
     if record.tid != record.tgid {
         let leader: u64 = read(task, Field::TaskGroupLeader);
         if read::<u64>(leader, Field::TaskFiles) == files {
@@ -118,16 +123,37 @@ fn table(record: &mut TaskRecord, task: u64) -> u64 {
     let table: u64 = read(files, Field::FilesFdtable);
     if read::<u32>(table, Field::FdtableSlots) > SMALL_TABLE {
         record.bits |= task_bits::LARGE_TABLE;
+        let array: u64 = read(table, Field::FdtableArray);
+        for fd in 0..STREAMS {
+            let inode: u64 = probe(read_at(array, fd * 8), Field::FileInode);
+            let null = is_null(probe(inode, Field::InodeMode), probe(inode, Field::InodeRdev));
+            record.null_streams |= (null as u32) << fd;
+        }
         return 0;
+    }
+    for fd in 0..STREAMS {
+        let file: u64 = read_plus(files, Field::FilesArray, fd * 8);
+        if file != 0 {
+            let inode: u64 = read(file, Field::FileInode);
+            let null = is_null(read(inode, Field::InodeMode), read(inode, Field::InodeRdev));
+            record.null_streams |= (null as u32) << fd;
+        }
     }
     files
 }
 
+/// Standard input, output and error.
+const STREAMS: u32 = 3;
+
+/// The descriptors of a small table but for the streams of which it is known that they lead nowhere.
 #[inline(always)]
-fn descriptors(holder: &Holder) {
+fn descriptors(holder: &Holder, nulls: u32) {
     let files = holder.files;
     let table: u64 = read(files, Field::FilesFdtable);
-    let open: u64 = read_at(read(table, Field::FdtableOpen), 0);
+    let open: u64 = read_at::<u64>(read(table, Field::FdtableOpen), 0) & !(nulls as u64);
+    if open == 0 {
+        return;
+    }
     let closes_on_exec: u64 = read_at(read(table, Field::FdtableCloexec), 0);
     for fd in 0..SMALL_TABLE {
         if open >> fd == 0 {
@@ -148,7 +174,6 @@ fn fill(row: &mut TaskRow, pointer: *mut c_void, memory: bool, session: u64) {
     let record = &mut row.record;
     let task = pointer as u64;
     record.kind = TASK_KIND;
-    record.reserved = 0;
     let state: u32 = read(task, Field::TaskState);
     record.state = state;
     record.voluntary = read(task, Field::TaskVoluntary);
@@ -226,6 +251,11 @@ fn identify(record: &mut TaskRecord, task: u64) -> bool {
         record.cgroup_id = read_via(cgroup, Field::CgroupNode, Field::KernfsId);
     }
     innermost(record, pid, group);
+    // A child is given the number of programs that the one who forked it had executed, which only grows (copy_process()
+    // in kernel/fork.c, begin_new_exec() in fs/exec.c).
+    if read::<u64>(task, Field::TaskParentExecId) > read::<u64>(parent, Field::TaskSelfExecId) {
+        record.bits |= task_bits::ADOPTED;
+    }
     // It may have outlived its parent: it shares no session with the one that adopted it.
     let adopter: u64 = read(parent, Field::TaskSignal);
     let adopter_session: u64 = read_plus(adopter, Field::SignalPids, PIDTYPE_SID * 8);

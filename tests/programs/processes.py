@@ -1,6 +1,7 @@
-"""Parents and children: processes.py manager KIND | double-fork KIND | stopped-child | compute | wait-for-lock |
+"""Parents and children: processes.py manager KIND | init KIND | server | double-fork KIND | stopped-child | compute | wait-for-lock |
 debugger"""
 
+import ctypes
 import os
 import pty
 import signal
@@ -10,6 +11,8 @@ import sys
 
 import lab
 
+PR_SET_CHILD_SUBREAPER = 36
+
 
 def spin():
     while True:
@@ -18,10 +21,31 @@ def spin():
 
 def manager(kind):
     """A manager with one worker, who outlives the manager when that is killed."""
-    worker = lab.fork({"holds-pipe": lab.sleep_out, "burns-cpu": spin}[kind])
+    worker = lab.fork({"holds-pipe": lab.sleep_out, "burns-cpu": spin, "holds-port": listen}[kind])
     lab.say("worker", worker)
     # The manager itself sleeps: it neither reads nor writes.
     lab.sleep_out()
+
+
+def listen():
+    """Listens, and accepts what nobody asks for."""
+    socket.create_server(("127.0.0.1", 0)).accept()
+
+
+def server():
+    """A server by itself."""
+    lab.say("worker", os.getpid())
+    listen()
+
+
+def init(kind):
+    """Adopts orphans and reaps its children, as the init of a container does."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    command = {"manager": ["manager", "holds-port"], "server": ["server"]}[kind]
+    child = subprocess.Popen([sys.executable, "-B", sys.argv[0], *command])
+    lab.say("manager", child.pid)
+    while True:
+        os.wait()
 
 
 def double_fork(kind):
@@ -87,6 +111,8 @@ def debugger():
 lab.main(
     {
         "manager": manager,
+        "init": init,
+        "server": server,
         "double-fork": double_fork,
         "stopped-child": stopped_child,
         "compute": compute,

@@ -128,11 +128,7 @@ impl<'a> Index<'a> {
                     self.sockets.entry(*socket).or_default().push(row);
                 }
                 FdObject::LockedFile(file) => self.locked_files.entry(*file).or_default().push(row),
-                FdObject::OtherSocket
-                | FdObject::Epoll { .. }
-                | FdObject::Terminal
-                | FdObject::Null
-                | FdObject::Other => {}
+                FdObject::OtherSocket | FdObject::Epoll { .. } | FdObject::Terminal | FdObject::Other => {}
             }
         }
     }

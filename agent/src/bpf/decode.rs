@@ -216,6 +216,8 @@ fn task(row: &Row<'_>, clock: &SchedulerClock) -> TaskObservation {
         state: state(record),
         kernel_thread: record.flags & PF_KTHREAD != 0,
         has_terminal: bit(task_bits::TERMINAL),
+        adopted: bit(task_bits::ADOPTED),
+        null_streams: record.null_streams as u8,
         exit_code: record.exit_code,
         threads: record.threads,
         start_ns: record.start_ns,

@@ -46,6 +46,8 @@ pub(super) struct DescriptorWalk<'a> {
     pub(super) tally: &'a mut Tally,
     pub(super) descriptors: Vec<DescriptorObservation>,
     pub(super) pipes: FxHashSet<FileId>,
+    /// Standard streams that lead nowhere, by the task of their table; see [`rung_diagnosis::observation::TaskObservation`].
+    pub(super) null_streams: FxHashMap<u32, u8>,
 }
 
 impl DescriptorWalk<'_> {
@@ -147,7 +149,15 @@ impl DescriptorWalk<'_> {
         let mut link = [0; 64];
         // Longer targets are paths, cut short; that they begin with a slash is enough.
         let length = readlinkat_raw(table, number.text(), &mut link[..]).ok()?;
-        let (object, wants_flags) = self.object(table, number.text(), link.get(..length)?)?;
+        let (object, wants_flags) = match self.target(table, number.text(), link.get(..length)?)? {
+            Target::Object(object, wants_flags) => (object, wants_flags),
+            Target::Null => {
+                if fd < 3 {
+                    *self.null_streams.entry(tid).or_default() |= 1 << fd;
+                }
+                return None;
+            }
+        };
         let mut flags = Flags {
             readable: true,
             writable: true,
@@ -180,28 +190,28 @@ impl DescriptorWalk<'_> {
         })
     }
 
-    /// What a link points to, and whether the flags matter; `None` for what nobody waits for.
-    fn object(&self, table: BorrowedFd<'_>, name: &str, link: &[u8]) -> Option<(FdObject, bool)> {
+    /// What a link points to; `None` for what nobody waits for.
+    fn target(&self, table: BorrowedFd<'_>, name: &str, link: &[u8]) -> Option<Target> {
         if let Some(inode) = inode(link, b"pipe:[") {
             let device = self.vantage.pipe_device;
-            return Some((FdObject::Pipe(FileId { device, inode }), true));
+            return Some(Target::Object(FdObject::Pipe(FileId { device, inode }), true));
         }
         if let Some(inode) = inode(link, b"socket:[") {
             return Some(match self.sockets.get(&inode) {
-                Some(KnownSocket::Unix(id)) => (FdObject::Unix(*id), true),
-                Some(KnownSocket::Inet(id)) => (FdObject::Inet(*id), true),
-                None => (FdObject::OtherSocket, false),
+                Some(KnownSocket::Unix(id)) => Target::Object(FdObject::Unix(*id), true),
+                Some(KnownSocket::Inet(id)) => Target::Object(FdObject::Inet(*id), true),
+                None => Target::Object(FdObject::OtherSocket, false),
             });
         }
         match link {
             b"anon_inode:[eventpoll]" => {
                 let (watched, incomplete) = (Vec::new(), true);
-                return Some((FdObject::Epoll { watched, incomplete }, true));
+                return Some(Target::Object(FdObject::Epoll { watched, incomplete }, true));
             }
-            b"/dev/null" | b"/dev/zero" => return Some((FdObject::Null, false)),
-            b"/dev/tty" | b"/dev/console" => return Some((FdObject::Terminal, false)),
-            _ if link.starts_with(b"/dev/pts/") => return Some((FdObject::Terminal, false)),
-            _ if !link.starts_with(b"/") => return Some((FdObject::Other, false)),
+            b"/dev/null" | b"/dev/zero" => return Some(Target::Null),
+            b"/dev/tty" | b"/dev/console" => return Some(Target::Object(FdObject::Terminal, false)),
+            _ if link.starts_with(b"/dev/pts/") => return Some(Target::Object(FdObject::Terminal, false)),
+            _ if !link.starts_with(b"/") => return Some(Target::Object(FdObject::Other, false)),
             _ => {}
         }
         let wanted = StatxFlags::TYPE | StatxFlags::INO;
@@ -211,24 +221,30 @@ impl DescriptorWalk<'_> {
             inode: file.stx_ino,
         };
         match FileType::from_raw_mode(file.stx_mode.into()) {
-            FileType::Fifo => Some((FdObject::Pipe(id), true)),
-            FileType::CharacterDevice => {
-                Some((character_device(file.stx_rdev_major, file.stx_rdev_minor), false))
-            }
-            _ if self.locked.contains(&id) => Some((FdObject::LockedFile(id), false)),
+            FileType::Fifo => Some(Target::Object(FdObject::Pipe(id), true)),
+            FileType::CharacterDevice => Some(character_device(file.stx_rdev_major, file.stx_rdev_minor)),
+            _ if self.locked.contains(&id) => Some(Target::Object(FdObject::LockedFile(id), false)),
             _ => None,
         }
     }
 }
 
 /// Major numbers of Documentation/admin-guide/devices.txt.
-fn character_device(major: u32, minor: u32) -> FdObject {
+fn character_device(major: u32, minor: u32) -> Target {
     match (major, minor) {
-        (1, 3 | 5) => FdObject::Null,
+        (1, 3 | 5) => Target::Null,
         // tty and serial ports, /dev/tty and /dev/console, ptys, USB serial, ARM serial, hvc.
-        (4 | 5 | 136..=143 | 166 | 188 | 204 | 229, _) => FdObject::Terminal,
-        _ => FdObject::Other,
+        (4 | 5 | 136..=143 | 166 | 188 | 204 | 229, _) => Target::Object(FdObject::Terminal, false),
+        _ => Target::Object(FdObject::Other, false),
     }
+}
+
+/// What a descriptor leads to.
+enum Target {
+    /// Something to wait on, and whether the descriptor's flags matter.
+    Object(FdObject, bool),
+    /// /dev/null or /dev/zero.
+    Null,
 }
 
 /// `pipe:[4711]`

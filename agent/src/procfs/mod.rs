@@ -141,12 +141,16 @@ impl ProcfsSource {
             tally: &mut tally,
             descriptors: Vec::new(),
             pipes: FxHashSet::default(),
+            null_streams: FxHashMap::default(),
         };
         for process in &processes {
             walk.process(*process, &mut self.entries, &mut self.buffers.reader);
         }
         picture.pipes = walk.pipes();
         picture.descriptors = walk.descriptors;
+        for task in &mut picture.tasks {
+            task.null_streams = walk.null_streams.get(&task.tid).copied().unwrap_or_default();
+        }
 
         self.pids_limits(&mut picture, &vantage, &mut tally);
         picture.torn_rows = tally.torn;

@@ -355,6 +355,8 @@ fn observation(stat: &StatRow, shared: &Shared) -> TaskObservation {
         state: stat.state,
         kernel_thread: stat.kernel_thread,
         has_terminal: stat.has_terminal,
+        adopted: false,
+        null_streams: 0,
         exit_code: stat.exit_code,
         threads: stat.threads,
         start_ns: stat.start_ns(),

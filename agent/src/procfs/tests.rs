@@ -109,10 +109,10 @@ fn a_fake_tree() {
     assert_eq!((&call.call, call.timed), (&wanted, false));
     assert!(other.call.is_none() && other.moved && !leader.moved);
     let objects: BTreeMap<i32, _> = picture.descriptors.iter().map(|row| (row.fd, row)).collect();
-    assert_eq!(objects.len(), 6);
+    assert_eq!(objects.len(), 5);
     assert_eq!(
-        (&objects[&0].object, &objects[&1].object),
-        (&FdObject::Null, &FdObject::Terminal)
+        (leader.null_streams, &objects[&1].object),
+        (1, &FdObject::Terminal)
     );
     assert!(matches!(objects[&3].object, FdObject::Pipe(id) if id.inode == 77));
     assert!(!objects[&3].readable && objects[&3].writable && objects[&3].close_on_exec);

@@ -72,6 +72,8 @@ fields! {
     TaskThreadPid "task_struct" "thread_pid", required;
     TaskCgroups "task_struct" "cgroups";
     TaskFiles "task_struct" "files", required;
+    TaskSelfExecId "task_struct" "self_exec_id";
+    TaskParentExecId "task_struct" "parent_exec_id";
     TaskChildren "task_struct" "children", required;
     TaskSibling "task_struct" "sibling", required;
     SignalThreads "signal_struct" "nr_threads", required;
@@ -92,6 +94,7 @@ fields! {
     FdtableCloexec "fdtable" "close_on_exec", required;
     FdtableOpen "fdtable" "open_fds", required;
     FdtableSlots "fdtable" "max_fds", required;
+    FdtableArray "fdtable" "fd", required;
     FileMode "file" "f_mode", required;
     FileFlags "file" "f_flags", required;
     FileInode "file" "f_inode", required;

@@ -26,6 +26,8 @@ pub mod task_bits {
     pub const SIGNALS: u32 = 16;
     /// Its descriptors are not among the records that follow: their table is a large one.
     pub const LARGE_TABLE: u32 = 32;
+    /// Forked by another than its parent: that one executed fewer programs than the one that forked it.
+    pub const ADOPTED: u32 = 64;
 }
 
 /// [`TaskRecord::kind`]; other numbers are those of [`FdKind`].
@@ -104,8 +106,8 @@ pub struct TaskRecord {
     pub bits: u32,
     /// Valid bytes of the two pieces of memory that follow; a piece of 0 bytes does not follow.
     pub user_len: [u32; 2],
-    /// Zero.
-    pub reserved: u32,
+    /// Which of the standard streams lead to /dev/null or /dev/zero: bits 0 to 2.
+    pub null_streams: u32,
     /// `comm`.
     pub comm: [u8; COMM_LEN],
 }
@@ -126,12 +128,10 @@ pub enum FdKind {
     Epoll = 4,
     /// Nothing: a terminal.
     Terminal = 5,
-    /// Nothing: /dev/null, /dev/zero.
-    Null = 6,
     /// Nothing: a file that has been locked.
-    LockedFile = 7,
+    LockedFile = 6,
     /// Nothing: a socket of another family.
-    OtherSocket = 8,
+    OtherSocket = 7,
 }
 
 impl FdKind {
@@ -143,9 +143,8 @@ impl FdKind {
             3 => FdKind::Inet,
             4 => FdKind::Epoll,
             5 => FdKind::Terminal,
-            6 => FdKind::Null,
-            7 => FdKind::LockedFile,
-            8 => FdKind::OtherSocket,
+            6 => FdKind::LockedFile,
+            7 => FdKind::OtherSocket,
             _ => return None,
         })
     }
@@ -157,7 +156,7 @@ impl FdKind {
             FdKind::Unix => size_of::<UnixBody>(),
             FdKind::Inet => size_of::<InetBody>(),
             FdKind::Epoll => size_of::<EpollBody>(),
-            FdKind::Terminal | FdKind::Null | FdKind::LockedFile | FdKind::OtherSocket => 0,
+            FdKind::Terminal | FdKind::LockedFile | FdKind::OtherSocket => 0,
         }
     }
 }

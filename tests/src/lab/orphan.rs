@@ -53,6 +53,22 @@ pub(crate) const CASES: &[Case] = &[
         holds_port,
     )
     .needs(PYTHON),
+    Case::fault(
+        "orphan-adopted-in-session",
+        Orphan,
+        "a container's init adopts it within their session",
+        adopted_in_session,
+    )
+    .needs(PYTHON)
+    // /proc does not show who forked a process.
+    .beyond_procfs(),
+    Case::twin(
+        "orphan-twin-own-child",
+        Orphan,
+        "a container's init and its own child in one session",
+        own_child,
+    )
+    .needs(PYTHON),
     Case::twin(
         "orphan-twin-daemon",
         Orphan,
@@ -206,6 +222,41 @@ fn holds_port(stage: &mut Stage) -> Result<Truth> {
         .age_unknown()
         .threshold_seconds(5)
         .case("it holds a listening port"))
+}
+
+/// Starts what adopts orphans in its own session, as a container's init does, and with it a server that it starts
+/// itself or by a manager.
+fn init(stage: &mut Stage, kind: &str) -> Result<(Actor, i32)> {
+    let play = stage.python("processes.py")?.args(["init", kind]);
+    let init = stage.start(play)?;
+    let server = init.get("worker")?;
+    stage.own(server);
+    Ok((init, server))
+}
+
+fn adopted_in_session(stage: &mut Stage) -> Result<Truth> {
+    let (init, worker) = init(stage, "manager")?;
+    let manager = init.get("manager")?;
+    stage.own(manager);
+    stage.signal(manager, Signal::KILL)?;
+    let since = bite::until("init adopts the worker", || {
+        proc::stat(worker).is_some_and(|stat| stat.ppid == init.pid)
+    })?;
+    let session = |pid: i32| proc::stat(pid).map(|stat| stat.session);
+    anyhow::ensure!(
+        session(worker) == session(init.pid),
+        "the worker is of another session"
+    );
+    Ok(Truth::fault(Orphan, worker, since)
+        .party(Role::Parent, init.pid)
+        .age_unknown()
+        .threshold_seconds(5)
+        .case("it holds a listening port"))
+}
+
+fn own_child(stage: &mut Stage) -> Result<Truth> {
+    let (init, server) = init(stage, "server")?;
+    Ok(Truth::twin(Orphan, [init.pid, server]))
 }
 
 fn daemon(stage: &mut Stage) -> Result<Truth> {

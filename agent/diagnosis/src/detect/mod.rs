@@ -86,13 +86,14 @@ impl Context<'_> {
             .any(|knot| tids.iter().all(|tid| knot.threads.contains(tid)))
     }
 
-    /// Whether a process outlived the one that started it: it did not found its session, and its parent is of another
-    /// one. A process begins in its parent's session, and only becoming a leader of its own changes that (setsid(2)).
+    /// Whether a process outlived the one that started it, and did not found a session of its own (setsid(2)): the kernel
+    /// knows that its parent did not fork it, or its parent is of another session, in which a process does not begin.
     pub fn outlived_parent(&self, task: &TaskObservation) -> bool {
         let Some(parent) = self.index.process(task.parent) else {
             return false;
         };
-        task.sid != 0 && task.sid != task.tgid && parent.sid != task.sid && task.ns_tgid != 1
+        let of_another_session = task.sid != 0 && parent.sid != task.sid;
+        task.sid != task.tgid && task.ns_tgid != 1 && (task.adopted || of_another_session)
     }
 
     /// Whether one process is the parent, the parent's parent, ... of another.

@@ -2,9 +2,9 @@
 //! A process outlived the one that started it, and still holds something that others wait for, or burns CPU.
 //!
 //! # Signal
-//! Seen as it happens: an exit that leaves children behind. Seen afterwards: by lineage, a process in a session that is
-//! neither its own nor its parent's (see [`Context::outlived_parent`]); "its parent is PID 1" would be wrong under
-//! subreapers and in containers. Suspicious only if it also keeps a pipe open on which somebody waits, listens, or uses
+//! Seen as it happens: an exit that leaves children behind. Seen afterwards: by lineage, a process that its parent did
+//! not fork, or in a session that is neither its own nor its parent's (see [`Context::outlived_parent`]); "its parent is
+//! PID 1" would be wrong under subreapers and in containers. Suspicious only if it also keeps a pipe open on which somebody waits, listens, or uses
 //! a CPU.
 //!
 //! # Healthy twin
@@ -77,10 +77,10 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
 /// Made to live on: it ignores hang-ups, or its standard descriptors lead nowhere and it left the session or the process
 /// group of the one that started it.
 fn is_daemon(context: &Context<'_>, task: &TaskObservation, rows: &[&DescriptorObservation]) -> bool {
-    let standard = |fd: i32| rows.iter().find(|row| row.fd == fd).map(|row| &row.object);
+    let null = |fd: i32| task.null_streams >> fd & 1 != 0;
     // Not listed: closed, or a regular file.
-    let leads_nowhere = |fd: i32| matches!(standard(fd), Some(FdObject::Null) | None);
-    let detached = matches!(standard(0), Some(FdObject::Null)) && leads_nowhere(1) && leads_nowhere(2);
+    let leads_nowhere = |fd: i32| null(fd) || !rows.iter().any(|row| row.fd == fd);
+    let detached = null(0) && leads_nowhere(1) && leads_nowhere(2);
     let left = task.pgid == task.tgid || !context.index.lives(task.sid);
     task.signals.is_some_and(|signals| signals.ignores_hangup()) || (detached && left && !task.has_terminal)
 }

@@ -61,8 +61,6 @@ pub enum FdObject {
     },
     /// A terminal.
     Terminal,
-    /// /dev/null and /dev/zero.
-    Null,
     /// A regular file on which some lock was taken at some time.
     LockedFile(FileId),
     /// eventfd, timerfd, signalfd, inotify, pidfd, other devices, other files: ended from outside.

@@ -106,6 +106,11 @@ pub struct TaskObservation {
     pub kernel_thread: bool,
     /// Has a controlling terminal.
     pub has_terminal: bool,
+    /// Its parent is not the one that forked it: known where the source sees how many programs each has executed, and
+    /// only if the one that forked it had executed more of them.
+    pub adopted: bool,
+    /// Which of the standard streams of its own descriptor table lead to /dev/null or /dev/zero: bits 0 to 2.
+    pub null_streams: u8,
     /// Wait status, as wait(2) would give it; meaningful for zombies.
     pub exit_code: i32,
     /// Threads of the process that are not yet gone.

@@ -75,7 +75,6 @@ impl<'a> Descriptors<'a> {
                 .map(|body| self.inet(header, &body)),
             FdKind::Epoll => EpollBody::read_from_bytes(body).ok().map(|body| epoll(&body)),
             FdKind::Terminal => Some(FdObject::Terminal),
-            FdKind::Null => Some(FdObject::Null),
             FdKind::LockedFile => Some(FdObject::LockedFile(file)),
             FdKind::OtherSocket => Some(FdObject::OtherSocket),
         };

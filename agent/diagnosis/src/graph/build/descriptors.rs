@@ -50,11 +50,7 @@ impl Builder<'_> {
                 self.edge(node, Node::Terminal);
                 WaitKind::Terminal
             }
-            FdObject::Epoll { .. }
-            | FdObject::OtherSocket
-            | FdObject::Null
-            | FdObject::LockedFile(_)
-            | FdObject::Other => {
+            FdObject::Epoll { .. } | FdObject::OtherSocket | FdObject::LockedFile(_) | FdObject::Other => {
                 self.outside(node, WaitKind::Other(task.call.as_ref().map(|call| call.number)))
             }
         }
