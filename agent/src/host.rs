@@ -15,6 +15,7 @@ pub fn observe(proc: &Path) -> HostObservation {
     let system = System::new_with_specifics(refresh);
     let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
     HostObservation {
+        names: Vec::new(),
         name: System::host_name().unwrap_or_default(),
         kernel: System::kernel_version().unwrap_or_default(),
         boot_id: read(proc, "sys/kernel/random/boot_id").unwrap_or_default(),

@@ -104,7 +104,7 @@ fn body(context: &Context<'_>, draft: &Draft) -> Vec<u32> {
     threads
 }
 
-/// The threads that the subject waits for, directly or through others, with their distance.
+/// The threads that the subject waits for or depends on, directly or through others, with their distance.
 fn reach(context: &Context<'_>, draft: &Draft) -> FxHashMap<u32, u32> {
     let mut reached: FxHashMap<u32, u32> = FxHashMap::default();
     let starts: Vec<u32> = match draft.subject.tid {
@@ -116,9 +116,15 @@ fn reach(context: &Context<'_>, draft: &Draft) -> FxHashMap<u32, u32> {
             .map(|task| task.tid)
             .collect(),
     };
-    for start in starts {
+    let depends_on = draft.depends_on.iter().filter(|pid| **pid != draft.subject.pid);
+    let beyond = depends_on
+        .flat_map(|pid| context.index.threads(*pid))
+        .map(|task| (task.tid, 1));
+    let starts: Vec<(u32, u32)> = starts.into_iter().map(|tid| (tid, 0)).chain(beyond).collect();
+    for (start, away) in starts {
         for (node, distance) in context.graph.reach(Node::Thread(start)) {
             if let Node::Thread(tid) = node {
+                let distance = distance + away;
                 reached
                     .entry(tid)
                     .and_modify(|known| *known = distance.min(*known))

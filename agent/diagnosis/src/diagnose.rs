@@ -1,13 +1,15 @@
 //! From a window to a report: detect, link causes, date, name, and say what was covered.
 
 use std::cmp::Reverse;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
 use crate::causes::causes;
 use crate::detect::{BlindSpot, Context, DETECTORS, Detector, Draft, Party};
-use crate::finding::{Finding, Other, Severity, Subject};
+use crate::finding::{Finding, Flow, Other, Severity, Subject};
 use crate::graph::{Node, WaitGraph};
 use crate::index::Index;
 use crate::mode::Mode;
@@ -181,6 +183,16 @@ fn subject(index: &Index<'_>, party: Party) -> Subject {
         start_ticks: process.map_or(0, |task| task.start_ns / TICK_NS),
         cgroup: None,
         command: None,
+        flow: None,
+    }
+}
+
+fn flow(host: &HostObservation, local: Option<SocketAddr>, remote: SocketAddr) -> Flow {
+    let named = host.names.iter().find(|name| name.address == remote.ip());
+    Flow {
+        local: local.map(|local| local.to_string()),
+        remote: remote.to_string(),
+        remote_name: named.map(|name| name.name.clone()),
     }
 }
 
@@ -197,7 +209,12 @@ fn finding(context: &Context<'_>, draft: &Draft, id: &str, cause: Option<String>
         severity: draft.severity,
         confidence: draft.confidence,
         cause,
-        subject: subject(context.index, draft.subject),
+        subject: Subject {
+            flow: draft
+                .flow
+                .map(|(local, remote)| flow(context.host, local, remote)),
+            ..subject(context.index, draft.subject)
+        },
         others: others
             .map(|(role, party)| Other {
                 role: *role,
@@ -298,9 +315,9 @@ fn coverage(context: &Context<'_>, findings: &[Finding], question: &Question) ->
                     ..entry
                 };
             }
-            let needs = context.settings.rate_window;
-            let short = context.window.length_ns() < needs.as_nanos() as u64;
-            if detector(*mode).is_some_and(|detector| detector.needs_window) && short {
+            let needs = detector(*mode).and_then(|detector| detector.needs_window);
+            let needs = needs.map_or(Duration::ZERO, |needs| needs(context.settings));
+            if u128::from(context.window.length_ns()) < needs.as_nanos() {
                 return Coverage {
                     status: Status::NeedsLonger,
                     needs_seconds: Some(needs.as_secs_f64().ceil()),

@@ -74,6 +74,19 @@ display_kebab!(Role {
     Listener "listener", Holder "holder",
 });
 
+/// The connection, or the destination, that a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Flow {
+    /// The local end, `address:port`; absent if it is about more than one connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// The remote end.
+    pub remote: String,
+    /// A name that this host has for the remote address, without having asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_name: Option<String>,
+}
+
 /// A process, or one thread of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Subject {
@@ -93,6 +106,9 @@ pub struct Subject {
     /// Command line with secrets redacted, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// The connection or destination that it is about, if it is about the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Flow>,
 }
 
 /// Another party to a finding.

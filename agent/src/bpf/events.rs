@@ -64,6 +64,8 @@ impl Events {
             exits_total: since(Counter::Exits),
             exits: Vec::new(),
             exits_lost: since(Counter::ExitsLost),
+            flows: Vec::new(),
+            flows_lost: 0,
         };
         while let Some(item) = self.exits.next() {
             if let Ok((record, _)) = ExitRecord::read_from_prefix(&item) {

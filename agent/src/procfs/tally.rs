@@ -65,6 +65,11 @@ impl Tally {
                 Signal::PipeFill => blind("/proc does not show how full a pipe is", BPF),
                 Signal::UnixSockets => self.unix_sockets(),
                 Signal::InetSockets => self.inet_sockets(),
+                Signal::TcpFigures
+                | Signal::OwnerlessSockets
+                | Signal::NetworkCounters
+                | Signal::ConnectEvents
+                | Signal::RequestTurns => blind("not read by this source", BPF),
                 Signal::FileLocks => self.file_locks(),
                 Signal::ExitEvents => blind(
                     "/proc shows who is there, not who exited between two pictures",

@@ -105,6 +105,7 @@ mod tests {
             start_ticks: 0,
             cgroup: None,
             command: None,
+            flow: None,
         }
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn subject(pid: u32, comm: &str) -> Subject {
         start_ticks: 1234,
         cgroup: None,
         command: None,
+        flow: None,
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Deadlock,
     needs: &[Signal::Tasks, Signal::SystemCalls, Signal::FutexWords],
     helped_by: &[Signal::OffCpuAge],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: Some(monitors),
 };
@@ -243,6 +243,8 @@ fn draft(context: &Context<'_>, knot: &Knot) -> Option<Draft> {
         summary,
         evidence,
         chain_from: Some(first.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 
@@ -313,6 +315,8 @@ fn partly_stuck(context: &Context<'_>) -> Vec<Draft> {
                 context.source(),
             )],
             chain_from: members.first().copied(),
+            flow: None,
+            depends_on: Vec::new(),
             members,
         });
     }

@@ -26,7 +26,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::FileLockWait,
     needs: &[Signal::Tasks, Signal::SystemCalls, Signal::FileLocks],
     helped_by: &[Signal::OffCpuAge, Signal::Descriptors],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -126,5 +126,7 @@ fn draft(context: &Context<'_>, request: &LockObservation, waiters: &[u32]) -> O
             ),
         ],
         chain_from: Some(first.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }

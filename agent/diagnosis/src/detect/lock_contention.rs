@@ -28,7 +28,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::LockContention,
     needs: &[Signal::Tasks, Signal::SystemCalls, Signal::FutexWords],
     helped_by: &[Signal::OffCpuAge],
-    needs_window: true,
+    needs_window: Some(|settings| settings.rate_window),
     detect,
     blind_spot: None,
 };
@@ -121,6 +121,8 @@ fn long_waits(context: &Context<'_>) -> Vec<((u64, u64), Draft)> {
                 ),
                 evidence,
                 chain_from: waiters.first().copied(),
+                flow: None,
+                depends_on: Vec::new(),
             },
         ));
     }
@@ -185,6 +187,8 @@ fn sampled(context: &Context<'_>, word: (u64, u64), samples: &MutexSamples) -> O
         ),
         evidence,
         chain_from: waiters.first().map(|task| task.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 

@@ -11,6 +11,7 @@ mod stopped_process;
 mod unix_socket_stall;
 mod zombie;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::finding::{Confidence, Evidence, Role, Severity};
@@ -158,6 +159,11 @@ pub struct Draft {
     pub evidence: Vec<Evidence>,
     /// The thread at which the wait chain begins.
     pub chain_from: Option<u32>,
+    /// The connection or destination that it is about: the local end, if it is one connection, and the remote one.
+    pub flow: Option<(Option<SocketAddr>, SocketAddr)>,
+    /// Processes that the subject depends on, be there a thread that waits for them just now or not: the listener that it
+    /// connects to, the peer of its connections.
+    pub depends_on: Vec<u32>,
 }
 
 /// A row of the table.
@@ -168,8 +174,8 @@ pub struct Detector {
     pub needs: &'static [Signal],
     /// Signals that make it see more, or sooner.
     pub helped_by: &'static [Signal],
-    /// Whether it needs a window (see [`Settings::rate_window`]) to say that nothing is wrong.
-    pub needs_window: bool,
+    /// The window that it needs to say that nothing is wrong; `None` if a picture suffices.
+    pub needs_window: Option<fn(&Settings) -> Duration>,
     /// The detector.
     pub detect: fn(&Context<'_>) -> Vec<Draft>,
     /// What in this very picture it cannot judge, if there is such a thing.

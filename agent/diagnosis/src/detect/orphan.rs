@@ -33,7 +33,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Orphan,
     needs: &[Signal::Tasks, Signal::Descriptors],
     helped_by: &[Signal::ExitEvents, Signal::SystemCalls],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -200,6 +200,8 @@ fn draft(
         summary: format!("{comm} ({}) {doing}, although {death}", task.tgid),
         evidence,
         chain_from: context.graph.wait(task.tid).map(|_| task.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 

@@ -31,7 +31,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::PipeStall,
     needs: &[Signal::Tasks, Signal::SystemCalls, Signal::Descriptors],
     helped_by: &[Signal::PipeFill, Signal::OffCpuAge],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -168,6 +168,8 @@ fn full(context: &Context<'_>, pipe: FileId, writers: &[u32]) -> Option<Draft> {
         summary,
         evidence,
         chain_from: Some(writer.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 
@@ -278,6 +280,8 @@ fn empty(context: &Context<'_>, pipe: FileId) -> Option<Draft> {
         ),
         evidence,
         chain_from: Some(reader.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 

@@ -26,7 +26,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::ProcessChurn,
     needs: &[Signal::Tasks],
     helped_by: &[Signal::ForkCounts, Signal::PidsLimits],
-    needs_window: true,
+    needs_window: Some(|settings| settings.rate_window),
     detect,
     blind_spot: None,
 };
@@ -85,6 +85,8 @@ fn at_limit(context: &Context<'_>, limit: &PidsLimitObservation) -> Option<Draft
             Evidence::from_file("forks_refused_in_window", refused, "forks", source),
         ],
         chain_from: None,
+        flow: None,
+        depends_on: Vec::new(),
     })
 }
 
@@ -200,5 +202,7 @@ fn growing(context: &Context<'_>) -> Option<Draft> {
         ),
         evidence,
         chain_from: None,
+        flow: None,
+        depends_on: Vec::new(),
     })
 }

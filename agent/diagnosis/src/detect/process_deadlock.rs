@@ -30,7 +30,7 @@ pub(super) const DETECTOR: Detector = Detector {
         Signal::OffCpuAge,
         Signal::FileLocks,
     ],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -100,6 +100,8 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
             since_ns: since(context, knot),
             summary,
             evidence: evidence(context, knot),
+            flow: None,
+            depends_on: Vec::new(),
             chain_from: knot
                 .threads
                 .iter()

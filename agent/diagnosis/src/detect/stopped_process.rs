@@ -25,7 +25,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::StoppedProcess,
     needs: &[Signal::Tasks],
     helped_by: &[Signal::SystemCalls, Signal::Descriptors, Signal::OffCpuAge],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -135,5 +135,7 @@ fn draft(context: &Context<'_>, pid: u32, waiters: &[u32]) -> Option<Draft> {
             Evidence::new("waiters", waiters.len(), "threads", context.source()),
         ],
         chain_from: Some(first.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }

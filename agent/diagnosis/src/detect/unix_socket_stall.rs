@@ -31,7 +31,7 @@ pub(super) const DETECTOR: Detector = Detector {
         Signal::UnixSockets,
     ],
     helped_by: &[Signal::OffCpuAge, Signal::FutexWords],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -128,5 +128,7 @@ fn draft(context: &Context<'_>, socket: SocketId, connects: bool, waiters: &[u32
         summary,
         evidence,
         chain_from: Some(first.tid),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }

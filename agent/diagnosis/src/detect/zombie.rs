@@ -26,7 +26,7 @@ pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Zombie,
     needs: &[Signal::Tasks],
     helped_by: &[Signal::OffCpuAge],
-    needs_window: false,
+    needs_window: None,
     detect,
     blind_spot: None,
 };
@@ -124,5 +124,7 @@ fn draft(context: &Context<'_>, parent: u32, mut zombies: Vec<&TaskObservation>)
         ),
         evidence,
         chain_from: context.graph.wait(parent).map(|_| parent),
+        flow: None,
+        depends_on: Vec::new(),
     })
 }

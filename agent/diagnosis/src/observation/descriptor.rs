@@ -244,6 +244,13 @@ pub struct TcpFigures {
     pub receive_window_limited_us: u64,
     /// Time limited by the own send buffer, microseconds.
     pub send_buffer_limited_us: u64,
+    /// Probes of a closed window, or of keepalive, that are out without an answer (`icsk_probes_out`).
+    pub probes: u8,
+    /// Bytes written that have not been sent yet.
+    pub not_sent: u32,
+    /// For how long the oldest unanswered segment has been sent again, ms; of a SYN since the first one; `None` if
+    /// nothing is, or where that is not known (`retrans_stamp`).
+    pub unanswered_ms: Option<u32>,
 }
 
 /// The kind of a file lock, as /proc/locks names it.

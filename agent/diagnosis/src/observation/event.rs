@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Comm;
+use super::{Comm, FlowObservation};
 
 /// Process life-cycle events between two pictures, counted in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct EventsObservation {
     pub exits: Vec<ExitObservation>,
     /// Such exits that were lost because nobody read fast enough.
     pub exits_lost: u64,
+    /// TCP connections by process and destination.
+    pub flows: Vec<FlowObservation>,
+    /// Events of connections that are in no flow, because a map was full.
+    pub flows_lost: u64,
 }
 
 /// A process that died and left children behind.

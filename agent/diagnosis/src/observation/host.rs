@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::NameObservation;
+
 /// Facts that do not change while the tool runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostObservation {
@@ -17,6 +19,8 @@ pub struct HostObservation {
     pub memory_bytes: u64,
     /// Largest pid plus one (kernel.pid_max); 0 if unknown.
     pub pid_max: u64,
+    /// Names of addresses that the host has at hand.
+    pub names: Vec<NameObservation>,
 }
 
 /// A control group's limit on its number of tasks (the `pids` controller, v1 or v2).

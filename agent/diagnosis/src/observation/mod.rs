@@ -6,6 +6,7 @@
 mod descriptor;
 mod event;
 mod host;
+mod network;
 mod sight;
 mod task;
 
@@ -16,6 +17,10 @@ pub use descriptor::{
 };
 pub use event::{EventsObservation, ExitObservation};
 pub use host::{HostObservation, PidsLimitObservation, ProcessDetail};
+pub use network::{
+    Direction, FlowKey, FlowObservation, LATENCY_CLASSES, NameObservation, NetworkObservation,
+    OwnerlessObservation, RECENT_STARTS,
+};
 pub use sight::{Sight, Signal, Source, View};
 pub use task::{
     BlockedCall, Call, Comm, FutexCall, FutexOp, FutexWords, SignalMasks, TaskObservation, TaskState, WaitFor,
@@ -53,6 +58,10 @@ pub struct Picture {
     pub write_calls: Vec<WriteCallsObservation>,
     /// Limits on the number of processes, of the control groups that have one.
     pub pids_limits: Vec<PidsLimitObservation>,
+    /// Network namespaces with their counters; read at most once a second, and empty in between.
+    pub networks: Vec<NetworkObservation>,
+    /// TCP sockets without a descriptor, counted; read with `networks`.
+    pub ownerless: Vec<OwnerlessObservation>,
     /// What this picture could see, and what it could not.
     pub sight: Sight,
     /// Rows that were dropped because they contradicted each other: a process or thread that changed mid-walk.

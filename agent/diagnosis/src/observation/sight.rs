@@ -49,6 +49,16 @@ pub enum Signal {
     UnixSockets,
     /// TCP and UDP sockets.
     InetSockets,
+    /// What TCP knows of path and peer: round trips, retransmissions, windows, times.
+    TcpFigures,
+    /// TCP sockets without a descriptor.
+    OwnerlessSockets,
+    /// Counters of network namespaces.
+    NetworkCounters,
+    /// Connection attempts and their fates, as they happen.
+    ConnectEvents,
+    /// Turns of requests and answers on connections.
+    RequestTurns,
     /// /proc/locks.
     FileLocks,
     /// Exits as they happen.
@@ -61,7 +71,7 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 12] = [
+    pub const ALL: [Signal; 17] = [
         Signal::Tasks,
         Signal::SystemCalls,
         Signal::FutexWords,
@@ -70,6 +80,11 @@ impl Signal {
         Signal::PipeFill,
         Signal::UnixSockets,
         Signal::InetSockets,
+        Signal::TcpFigures,
+        Signal::OwnerlessSockets,
+        Signal::NetworkCounters,
+        Signal::ConnectEvents,
+        Signal::RequestTurns,
         Signal::FileLocks,
         Signal::ExitEvents,
         Signal::ForkCounts,
@@ -87,6 +102,11 @@ impl Signal {
             Signal::PipeFill => "fill of pipes",
             Signal::UnixSockets => "Unix sockets with peer and queues",
             Signal::InetSockets => "TCP and UDP sockets",
+            Signal::TcpFigures => "round trips, retransmissions and windows of TCP",
+            Signal::OwnerlessSockets => "TCP sockets without a descriptor",
+            Signal::NetworkCounters => "counters of network namespaces",
+            Signal::ConnectEvents => "connection attempts as they happen",
+            Signal::RequestTurns => "turns of requests and answers",
             Signal::FileLocks => "file locks and their waiters",
             Signal::ExitEvents => "exits as they happen",
             Signal::ForkCounts => "forks, counted",

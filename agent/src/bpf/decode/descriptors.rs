@@ -223,6 +223,9 @@ fn figures(body: &InetBody, monotonic_ns: u64) -> TcpFigures {
         bytes_received: body.bytes_received,
         receive_window_limited_us: ticks_us(body.window_limited),
         send_buffer_limited_us: ticks_us(body.buffer_limited),
+        probes: 0,
+        not_sent: 0,
+        unanswered_ms: None,
     }
 }
 

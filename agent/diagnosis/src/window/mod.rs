@@ -1,6 +1,10 @@
 //! What a span of time showed: the last picture whole, of the others what rates and samples need.
 
+mod network;
+
 use rustc_hash::FxHashMap;
+
+pub use self::network::{FlowHistory, FlowStep, NetworkHistory, SocketHistory};
 
 use crate::observation::{
     BlockedCall, Call, EventsObservation, FutexCall, FutexOp, Picture, TaskObservation, TaskState,
@@ -50,8 +54,10 @@ pub struct Window {
     pub first_parents: FxHashMap<u32, u32>,
     /// How often each control group had refused a fork at the first picture.
     pub first_refused: FxHashMap<String, u64>,
-    /// Events of all spans, added up.
+    /// Events of all spans, added up, but for the flows, which are in `network`.
     pub events: EventsObservation,
+    /// Connections and sockets over time.
+    pub network: NetworkHistory,
     unmoved: FxHashMap<u32, Unmoved>,
 }
 
@@ -84,6 +90,7 @@ impl Window {
         self.pictures += 1;
         self.date_unmoved(&mut picture);
         self.sample(&picture);
+        self.network.add_picture(&picture);
         if let Some(events) = events {
             self.add_events(events);
         }
@@ -167,6 +174,8 @@ impl Window {
         sum.execs_total += events.execs_total;
         sum.exits_total += events.exits_total;
         sum.exits_lost += events.exits_lost;
+        sum.flows_lost += events.flows_lost;
+        self.network.add_events(&events);
         sum.exits.extend(events.exits);
         let mut forks: FxHashMap<u32, u64> = sum.forks.drain(..).collect();
         for (parent, count) in events.forks {
