@@ -7,6 +7,7 @@ pub mod engine;
 #[cfg(test)]
 mod fake_tree;
 pub mod host;
+pub mod hosts;
 pub mod locks;
 pub mod pids_limits;
 pub mod procfs;

@@ -12,6 +12,7 @@ use crate::procfs::ProcfsSource;
 use crate::{clock, locks, pids_limits, write_calls};
 
 pub(super) const PROC: &str = "/proc";
+pub(super) const HOSTS: &str = "/etc/hosts";
 /// Limits of control groups change slowly, and reading them costs more than a picture.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 
