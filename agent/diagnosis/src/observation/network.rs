@@ -152,6 +152,9 @@ impl FlowObservation {
         self.recent_starts_ns.extend(&later.recent_starts_ns);
         self.recent_starts_ns.sort_unstable();
         self.recent_starts_ns.dedup();
+        // Only the last ones follow each other without a gap: of an earlier span some fell out of the ring.
+        let surplus = self.recent_starts_ns.len().saturating_sub(RECENT_STARTS);
+        self.recent_starts_ns.drain(..surplus);
         if self.first_start_ns == 0 {
             self.first_start_ns = later.first_start_ns;
         }
