@@ -2,6 +2,8 @@
 
 mod deadlock;
 mod file_lock_wait;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod lock_contention;
 mod orphan;
 mod pipe_stall;
