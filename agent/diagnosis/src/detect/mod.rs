@@ -5,6 +5,8 @@ mod breaker_open;
 mod cascading_wait;
 mod deadlock;
 mod file_lock_wait;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod lock_contention;
 mod metastable;
 mod orphan;

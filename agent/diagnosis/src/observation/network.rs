@@ -170,6 +170,9 @@ pub struct NetworkObservation {
     pub pid: u32,
     /// When it was read, `CLOCK_MONOTONIC` ns.
     pub at_ns: u64,
+    /// Its addresses, where they were read; loopback may be left out.
+    #[serde(default)]
+    pub addresses: Vec<std::net::IpAddr>,
     /// Sockets in TIME_WAIT.
     pub time_wait: u64,
     /// TCP sockets that no process holds any more.
