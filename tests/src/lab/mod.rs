@@ -14,6 +14,7 @@ mod deadlock_runtimes;
 mod file_lock_wait;
 mod inherit;
 mod lock_contention;
+pub mod network;
 mod orphan;
 mod pipe_stall;
 pub mod proc;
