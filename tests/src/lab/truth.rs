@@ -54,6 +54,8 @@ pub enum Certainty {
     Proven,
     /// Found with any confidence.
     Found,
+    /// Nothing proves it from here: a notice suffices.
+    Hinted,
     /// Found, or declared as could-not-observe; never a wrong claim.
     FoundOrDeclared,
 }
