@@ -12,7 +12,7 @@ use rung_ebpf_common::{
 };
 
 use crate::event::count;
-use crate::kernel::probe;
+use crate::kernel::{offset, probe, read_at};
 
 /// Open sockets by the address of their `struct sock`. Later events run in whatever process is interrupted: only here is
 /// their owner known.
@@ -49,20 +49,59 @@ pub fn current_process() -> u32 {
     unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 }
 }
 
-/// The inode number of a socket's network namespace.
-#[inline(always)]
-pub fn net_namespace(sock: u64) -> u32 {
-    probe(probe(sock, Field::SockNet), Field::NetInum)
+/// Bytes of a `struct sock_common` up to the end of its addresses, on the kernels known.
+const HEAD_BYTES: usize = 96;
+
+/// The beginning of a socket, read by one call.
+pub struct Head {
+    sock: u64,
+    words: [u64; HEAD_BYTES / 8],
 }
 
-/// The remote address; IPv4 is mapped into IPv6.
-#[inline(always)]
-pub fn remote_address(sock: u64, family: u16) -> [u8; 16] {
-    if family != AF_INET {
-        return probe(sock, Field::SockRemote6);
+impl Head {
+    #[inline(always)]
+    pub fn of(sock: u64) -> Head {
+        Head { sock, words: read_at(sock, 0) }
     }
-    let four: [u8; 4] = probe(sock, Field::SockRemote4);
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, four[0], four[1], four[2], four[3]]
+
+    /// A field of `struct sock_common`, wherever it lies.
+    #[inline(always)]
+    pub fn get<T: Copy>(&self, field: Field) -> T {
+        let at = offset(field) as usize;
+        if at <= HEAD_BYTES - size_of::<T>() {
+            unsafe { (&raw const self.words).cast::<u8>().add(at).cast::<T>().read_unaligned() }
+        } else {
+            probe(self.sock, field)
+        }
+    }
+
+    /// The inode number of its network namespace.
+    #[inline(always)]
+    pub fn net_namespace(&self) -> u32 {
+        probe(self.get(Field::SockNet), Field::NetInum)
+    }
+
+    /// The remote address; IPv4 is mapped into IPv6.
+    #[inline(always)]
+    pub fn remote_address(&self) -> [u8; 16] {
+        if self.get::<u16>(Field::SockFamily) != AF_INET {
+            return self.get(Field::SockRemote6);
+        }
+        let four: [u8; 4] = self.get(Field::SockRemote4);
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, four[0], four[1], four[2], four[3]]
+    }
+
+    /// The remote port.
+    #[inline(always)]
+    pub fn remote_port(&self) -> u32 {
+        u16::from_be(self.get(Field::SockRemotePort)) as u32
+    }
+
+    /// The local port.
+    #[inline(always)]
+    pub fn local_port(&self) -> u32 {
+        self.get::<u16>(Field::SockLocalPort) as u32
+    }
 }
 
 /// The counts of a flow, made if they are not there yet.

@@ -17,7 +17,7 @@ use rung_ebpf_common::{
 
 use crate::event::count;
 use crate::flow::{
-    Caller, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow, net_namespace, remote_address,
+    Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow,
 };
 use crate::kernel::{argument, probe};
 
@@ -81,12 +81,13 @@ fn begin(sock: u64) {
         return;
     }
     let now = unsafe { bpf_ktime_get_ns() };
+    let head = Head::of(sock);
     let record = SocketRecord {
         flow: FlowKeyRecord {
-            address: remote_address(sock, probe(sock, Field::SockFamily)),
+            address: head.remote_address(),
             tgid: current_process(),
-            net_ns: net_namespace(sock),
-            port: u16::from_be(probe(sock, Field::SockRemotePort)) as u32,
+            net_ns: head.net_namespace(),
+            port: head.remote_port(),
             direction: OUTBOUND,
         },
         started_ns: now,
@@ -129,13 +130,11 @@ fn accept(sock: u64) {
     if probe::<u16>(sock, Field::SockProtocol) != IPPROTO_TCP {
         return;
     }
-    let listener = ListenerKeyRecord {
-        net_ns: net_namespace(sock),
-        port: probe::<u16>(sock, Field::SockLocalPort) as u32,
-    };
+    let head = Head::of(sock);
+    let listener = ListenerKeyRecord { net_ns: head.net_namespace(), port: head.local_port() };
     let tgid = unsafe { LISTENERS.get(&listener) }.copied().unwrap_or(0);
-    let turns_unseen = unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|seen| *seen == 0);
-    let counts = tgid != 0 || turns_unseen;
+    let counts =
+        tgid != 0 || unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|turns_seen| *turns_seen == 0);
     let record = SocketRecord {
         flow: FlowKeyRecord {
             address: [0; 16],

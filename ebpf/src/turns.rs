@@ -13,8 +13,7 @@ use rung_ebpf_common::{
 
 use crate::event::count;
 use crate::flow::{
-    AF_INET, AF_INET6, Caller, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow, net_namespace,
-    remote_address,
+    AF_INET, AF_INET6, Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow,
 };
 use crate::kernel::{argument, probe};
 use crate::tcp::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, count_accepted};
@@ -73,17 +72,17 @@ fn meet(sock: u64) -> Option<*mut SocketRecord> {
     }
     // Until the listeners are listed nobody can tell who connected.
     unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }?;
-    let net_ns = net_namespace(sock);
-    let port = probe::<u16>(sock, Field::SockLocalPort) as u32;
+    let head = Head::of(sock);
+    let (net_ns, port) = (head.net_namespace(), head.local_port());
     let inbound = unsafe { LISTENERS.get(&ListenerKeyRecord { net_ns, port }) }.is_some();
     let flow = if inbound {
         FlowKeyRecord { address: [0; 16], tgid: current_process(), net_ns, port, direction: INBOUND }
     } else {
         FlowKeyRecord {
-            address: remote_address(sock, family),
+            address: head.remote_address(),
             tgid: current_process(),
             net_ns,
-            port: u16::from_be(probe(sock, Field::SockRemotePort)) as u32,
+            port: head.remote_port(),
             direction: OUTBOUND,
         }
     };
