@@ -1,8 +1,12 @@
 //! Thresholds. Structure (a proof) needs none; these are for waits that could still end.
 
+mod network;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::network::NetworkSettings;
 
 /// Every threshold, with the project's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +92,8 @@ pub struct Settings {
     pub breaker_silence: Duration,
     /// Share of the calls before that may go on in it: the probes.
     pub breaker_probes: f64,
+    /// What goes wrong over the network.
+    pub network: NetworkSettings,
 }
 
 impl Default for Settings {
@@ -133,6 +139,7 @@ impl Default for Settings {
             breaker_failures: 5.0,
             breaker_silence: Duration::from_secs(6),
             breaker_probes: 0.1,
+            network: NetworkSettings::default(),
         }
     }
 }
