@@ -23,6 +23,8 @@ mod port_exhaustion;
 mod process_churn;
 mod process_deadlock;
 mod stopped_process;
+#[cfg(test)]
+mod tests;
 mod unix_socket_stall;
 mod zombie;
 
