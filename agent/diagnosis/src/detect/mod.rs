@@ -1,7 +1,10 @@
 //! Detectors: pure functions from what was observed to drafts of findings. One file each, one table of them all.
 
 mod asymmetric_traffic;
+mod backpressure;
 mod black_hole;
+mod breaker_open;
+mod cascading_wait;
 mod close_wait_leak;
 mod connect_refused;
 mod connect_timeout;
@@ -14,6 +17,7 @@ pub(crate) mod fixture;
 mod flapping;
 mod half_open;
 mod lock_contention;
+mod metastable;
 mod orphan;
 mod packet_loss;
 mod partition;
@@ -22,9 +26,13 @@ mod pipe_stall;
 mod port_exhaustion;
 mod process_churn;
 mod process_deadlock;
+mod retry_amplification;
+mod retry_storm;
+mod service;
 mod stopped_process;
 #[cfg(test)]
 mod tests;
+mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
 
@@ -252,6 +260,13 @@ pub static DETECTORS: &[Detector] = &[
     half_open::DETECTOR,
     cross_region_latency::DETECTOR,
     asymmetric_traffic::DETECTOR,
+    thread_pile_up::DETECTOR,
+    backpressure::DETECTOR,
+    retry_storm::DETECTOR,
+    retry_amplification::DETECTOR,
+    cascading_wait::DETECTOR,
+    metastable::DETECTOR,
+    breaker_open::DETECTOR,
 ];
 
 /// "1 thread", "3 threads".
