@@ -297,6 +297,18 @@ impl Finding<'_> {
                 .any(|(_, pid, tid)| pid == id || tid == id)
     }
 
+    /// The remote end of what it is about.
+    pub fn remote(&self) -> Option<&str> {
+        self.0["subject"]["flow"]["remote"].as_str()
+    }
+
+    /// Whether its summary, its evidence or its chain contains this text.
+    pub fn says(&self, text: &str) -> bool {
+        ["summary", "evidence", "chain"]
+            .iter()
+            .any(|key| holds_text(&self.0[key], text))
+    }
+
     /// Its age in seconds.
     pub fn age_seconds(&self) -> Option<f64> {
         self.0["age_seconds"].as_f64()
@@ -336,5 +348,15 @@ impl Finding<'_> {
             self.0["confidence"]
         );
         Ok(())
+    }
+}
+
+/// Whether a string anywhere in the value contains the text.
+fn holds_text(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(string) => string.contains(text),
+        Value::Array(values) => values.iter().any(|value| holds_text(value, text)),
+        Value::Object(fields) => fields.values().any(|value| holds_text(value, text)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

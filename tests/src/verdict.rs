@@ -56,7 +56,7 @@ fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
 
 fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Finding<'_>) -> Vec<String> {
     let mut missing = Vec::new();
-    if !finding.alarms() {
+    if !finding.alarms() && truth.certainty != Certainty::Hinted {
         missing.push("its severity is only a notice".to_owned());
     }
     // Where two modes are right about one culprit, one may explain the other.
@@ -81,6 +81,20 @@ fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Findin
             |(role, pid, _): (&str, Option<i64>, _)| role == party.role.id() && pid == Some(party.pid.into());
         if !finding.others().into_iter().any(named) {
             missing.push(format!("it does not name the {} {}", party.role.id(), party.pid));
+        }
+    }
+    if let Some(remote) = &truth.flow
+        && finding.remote() != Some(remote.to_string().as_str())
+    {
+        missing.push(format!("it is about {:?}, not {remote}", finding.remote()));
+    }
+    for text in truth.says.iter().filter(|text| !finding.says(text)) {
+        missing.push(format!("it does not say {text:?}"));
+    }
+    for (mode, pid) in &truth.expected_symptoms {
+        let is = |other: &Finding<'_>| mode.id() == other.mode() && other.names(*pid) && !other.root();
+        if !report.findings().iter().any(is) {
+            missing.push(format!("no {mode} of {pid} is said to follow from it"));
         }
     }
     for &member in &truth.knot {
@@ -242,6 +256,42 @@ mod tests {
         assert!(problems(&truth, &[root.clone(), symptom.clone()]).contains("no cause"));
         symptom["cause"] = root["id"].clone();
         assert_eq!(problems(&truth, &[root, symptom]), "");
+    }
+
+    #[test]
+    fn a_symptom_that_must_be_said_is_missed() {
+        let truth = truth().expect_symptom(Mode::ConnectTimeout, 8);
+        let root = finding(Mode::PipeStall, 7, 60.0);
+        assert!(problems(&truth, std::slice::from_ref(&root)).contains("no connect-timeout of 8"));
+        let mut symptom = finding(Mode::ConnectTimeout, 8, 60.0);
+        symptom["cause"] = root["id"].clone();
+        assert_eq!(problems(&truth, &[root, symptom]), "");
+    }
+
+    #[test]
+    fn a_finding_is_about_the_right_destination_and_says_what_it_must() {
+        let remote = "[fd99::2]:80".parse().unwrap();
+        let truth = truth().flow(remote).says("fd99::3");
+        let mut right = finding(Mode::PipeStall, 7, 60.0);
+        assert!(problems(&truth, std::slice::from_ref(&right)).contains("not [fd99::2]:80"));
+        right["subject"]["flow"] = json!({"remote": "[fd99::2]:80"});
+        // The flow alone says nothing to a reader of the texts.
+        assert!(problems(&truth, std::slice::from_ref(&right)).contains("it does not say \"fd99::3\""));
+        right["evidence"] =
+            json!([{"signal": "healthy peers", "value": "fd99::3", "unit": "", "source": "x"}]);
+        assert_eq!(problems(&truth, std::slice::from_ref(&right)), "");
+        right["subject"]["flow"]["remote"] = json!("[fd99::2]:81");
+        assert!(problems(&truth, &[right]).contains("81"));
+    }
+
+    #[test]
+    fn a_hint_may_be_a_notice_and_must_be_there() {
+        let mut notice = finding(Mode::PipeStall, 7, 60.0);
+        notice["severity"] = json!("notice");
+        assert!(problems(&truth(), std::slice::from_ref(&notice)).contains("only a notice"));
+        let hinted = || truth().certainty(Certainty::Hinted);
+        assert_eq!(problems(&hinted(), &[notice]), "");
+        assert!(problems(&hinted(), &[]).contains("no finding"));
     }
 
     #[test]

@@ -100,10 +100,10 @@ fn look(
     }
     let window = match (case.look, source) {
         // /proc has no date for the start of a wait: it must be watched for as long.
-        (_, Source::Procfs) => (truth.threshold + Duration::from_secs(1)).max(Duration::from_secs(5)),
+        (_, Source::Procfs) => (truth.threshold + Duration::from_secs(1)).max(case.window),
         (Look::Picture, Source::Best) => Duration::ZERO,
-        (Look::Window, Source::Best) if late => truth.threshold + Duration::from_secs(5),
-        (Look::Window, Source::Best) => Duration::from_secs(5),
+        (Look::Window, Source::Best) if late => truth.threshold + case.window,
+        (Look::Window, Source::Best) => case.window,
     };
     let report = rung.diagnose(source, window, stage.dir(), || truth.pull_trigger())?;
     let cast: Vec<i32> = stage.cast().iter().map(|identity| identity.pid).collect();

@@ -54,7 +54,7 @@ fn find_program(name: &str) -> Option<std::path::PathBuf> {
 pub enum Look {
     /// One picture suffices: `--for 0s`.
     Picture,
-    /// Rates need a window: `--for 5s`.
+    /// Rates need a window: `--for 5s`, or the case's own length.
     Window,
 }
 
@@ -73,6 +73,8 @@ pub struct Case {
     pub needs: &'static [Need],
     /// How to look for it.
     pub look: Look,
+    /// How long a window.
+    pub window: Duration,
     /// Whether /proc alone shows the signal, so that the procfs source must find it as well.
     pub procfs: bool,
     /// Whether its load or its rates would disturb other cases, so that it must run alone.
@@ -86,6 +88,7 @@ pub struct Case {
 impl Case {
     const fn new(kind: Kind, name: &'static str, mode: Mode, about: &'static str, start: Start) -> Self {
         let (needs, look, bound) = (&[], Look::Picture, Duration::from_secs(20));
+        let window = Duration::from_secs(5);
         Case {
             name,
             kind,
@@ -93,6 +96,7 @@ impl Case {
             about,
             needs,
             look,
+            window,
             procfs: true,
             alone: false,
             bound,
@@ -120,6 +124,13 @@ impl Case {
     pub const fn window(mut self) -> Self {
         self.look = Look::Window;
         self.alone = true;
+        self
+    }
+
+    /// Visible in a window of this length, whatever other cases do beside it.
+    pub const fn look_seconds(mut self, seconds: u64) -> Self {
+        self.look = Look::Window;
+        self.window = Duration::from_secs(seconds);
         self
     }
 

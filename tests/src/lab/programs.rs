@@ -26,6 +26,8 @@ programs!(
     "sockets.py",
     "locks.py",
     "processes.py",
+    "network.py",
+    "delay.py",
     "Abba.java",
     "Idle.java",
     "jobs.mk",

@@ -1,4 +1,5 @@
-//! The stage a case plays on: it owns every process, file and cgroup of the case and clears them away.
+//! The stage a case plays on: it owns every process, file, cgroup and network namespace of the case and
+//! clears them away.
 //!
 //! Actors report facts (pids, tids) as `key value` lines in a file of their own, never over a pipe: an
 //! inherited pipe end would itself be something that a diagnosis sees.
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::cgroup::PidsGroup;
+use super::network::Network;
 use super::sweep::{self, Identity, MARK};
 use super::{proc, programs};
 
@@ -164,6 +166,7 @@ pub struct Stage {
     children: Vec<Child>,
     owned: Vec<Identity>,
     group: Option<PidsGroup>,
+    pub(super) network: Option<Network>,
     guard: Option<Child>,
 }
 
@@ -195,6 +198,7 @@ impl Stage {
             children: Vec::new(),
             owned: Vec::new(),
             group: None,
+            network: None,
             guard: Some(guard),
         })
     }
@@ -371,6 +375,7 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.group = None;
+        self.network = None;
         fs::remove_dir_all(&self.dir)?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{cgroup, proc};
+use super::{cgroup, network, proc};
 
 /// The environment variable that carries the mark.
 pub const MARK: &str = "RUNG_LAB_STAGE";
@@ -119,7 +119,7 @@ pub fn guard(runner: i32, mark: &str, dir: &Path, seconds: u64) -> Result<()> {
     kill_all(mark, &[])?;
     // A group is empty once its last process was reaped, by whoever inherited it.
     let end = Instant::now() + PATIENCE;
-    while !cgroup::remove_marked(mark) && Instant::now() < end {
+    while !(cgroup::remove_marked(mark) && network::remove_marked(mark)) && Instant::now() < end {
         sleep(Duration::from_millis(50));
     }
     if !proc::alive(runner) {

@@ -1,5 +1,6 @@
 //! What is true about a running case, known without rung.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -53,6 +54,8 @@ pub enum Certainty {
     Proven,
     /// Found with any confidence.
     Found,
+    /// Nothing proves it from here: a notice suffices.
+    Hinted,
     /// Found, or declared as could-not-observe; never a wrong claim.
     FoundOrDeclared,
 }
@@ -84,6 +87,12 @@ pub struct Truth {
     pub certainty: Certainty,
     /// What follows from the fault: if reported at all, then as a symptom, with a cause.
     pub symptoms: Vec<(Mode, i32)>,
+    /// What follows from the fault and must be reported, with a cause: nobody should have to find the link himself.
+    pub expected_symptoms: Vec<(Mode, i32)>,
+    /// The remote end of the connection, or the destination, that the finding must be about.
+    pub flow: Option<SocketAddr>,
+    /// Texts that must appear in the finding's summary, evidence or chain.
+    pub says: Vec<String>,
     /// Pids that must not be touched by a finding of severity warning or above. Everything, in a twin.
     pub innocent: Vec<i32>,
     /// Modes that are true of a twin all the same, so no false alarm.
@@ -110,6 +119,9 @@ impl Truth {
             threshold: Duration::ZERO,
             certainty: Certainty::Found,
             symptoms: Vec::new(),
+            expected_symptoms: Vec::new(),
+            flow: None,
+            says: Vec::new(),
             innocent: Vec::new(),
             tolerated: Vec::new(),
             case: None,
@@ -171,7 +183,25 @@ impl Truth {
         self
     }
 
-    /// True of a twin all the same.
+    /// What follows from it and must be said.
+    pub fn expect_symptom(mut self, mode: Mode, pid: i32) -> Self {
+        self.expected_symptoms.push((mode, pid));
+        self.symptom(mode, pid)
+    }
+
+    /// The remote end that the finding must be about.
+    pub fn flow(mut self, remote: SocketAddr) -> Self {
+        self.flow = Some(remote);
+        self
+    }
+
+    /// A text that the finding must contain.
+    pub fn says(mut self, text: impl Into<String>) -> Self {
+        self.says.push(text.into());
+        self
+    }
+
+    /// True of a fault or twin all the same.
     pub fn tolerate(mut self, mode: Mode) -> Self {
         self.tolerated.push(mode);
         self
@@ -243,8 +273,18 @@ impl std::fmt::Display for Truth {
         if !self.knot.is_empty() {
             writeln!(f, "knot: {}", join(&self.knot, ", "))?;
         }
+        if let Some(remote) = &self.flow {
+            writeln!(f, "towards: {remote}")?;
+        }
+        for text in &self.says {
+            writeln!(f, "it says: {text}")?;
+        }
         for (mode, pid) in &self.symptoms {
-            writeln!(f, "symptom of it, if named: {mode} of {pid}")?;
+            let named = match self.expected_symptoms.contains(&(*mode, *pid)) {
+                true => "to be named",
+                false => "if named",
+            };
+            writeln!(f, "symptom of it, {named}: {mode} of {pid}")?;
         }
         if let Some(case) = &self.case {
             writeln!(f, "case: {case}")?;

@@ -175,7 +175,7 @@ pub struct NetworkObservation {
     pub addresses: Vec<std::net::IpAddr>,
     /// Sockets in TIME_WAIT.
     pub time_wait: u64,
-    /// TCP sockets that no process holds any more.
+    /// TCP sockets that their process has closed and that have not ended yet: FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK.
     pub orphaned: u64,
     /// net.ipv4.ip_local_port_range: first and last port for connections; (0, 0) if unknown.
     pub local_ports: (u16, u16),
@@ -219,7 +219,7 @@ pub struct OwnerlessObservation {
     pub net_ns: u32,
     /// Kernel state number (include/net/tcp_states.h).
     pub state: u8,
-    /// The remote end.
+    /// The remote end; with port 0 all of a client's connections to listeners of the namespace.
     pub remote: SocketAddr,
     /// How many.
     pub count: u64,
