@@ -59,9 +59,7 @@ fn explains_own_subject(cause: &Draft, effect: &Draft) -> bool {
             effect.mode,
             Mode::CascadingWait | Mode::Backpressure | Mode::ThreadPileUp
         ),
-        Mode::Partition => {
-            is_of_network(effect.mode) && effect.mode != Mode::Partition || is_of_services(effect.mode)
-        }
+        Mode::Partition => is_of_services(effect.mode) && same_port(cause, effect),
         cause_mode if is_of_network(cause_mode) => is_of_services(effect.mode) && same_remote(cause, effect),
         Mode::CascadingWait => matches!(effect.mode, Mode::ThreadPileUp | Mode::Backpressure),
         // Who does not read or accept keeps the threads of others waiting.
@@ -108,6 +106,12 @@ fn same_remote(one: &Draft, other: &Draft) -> bool {
         (Some((_, one)), Some((_, other))) => one == other,
         _ => true,
     }
+}
+
+/// Whether two findings are about the same port, of whatever host: a partition is about a set of peers.
+fn same_port(one: &Draft, other: &Draft) -> bool {
+    let port = |draft: &Draft| draft.flow.map(|(_, remote)| remote.port());
+    port(one) == port(other)
 }
 
 /// Whether a mode can be a cause at all: some only describe what was left behind, where something else shows, or what is
@@ -161,13 +165,10 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
         causes[effect] = (0..drafts.len())
             .filter(|cause| *cause != effect && explains(&drafts[*cause], &drafts[effect]))
             .filter_map(|cause| {
-                if is_held_up_by_loop(&drafts[cause], &drafts[effect]) {
-                    return Some((
-                        0,
-                        drafts[cause].mode.rung(),
-                        precedence(drafts[cause].mode),
-                        cause,
-                    ));
+                let (one, other) = (&drafts[cause], &drafts[effect]);
+                if is_cut_off(one, other) || is_held_up_by_loop(one, other) {
+                    let rank = precedence(one.mode);
+                    return Some((0, one.mode.rung(), rank, cause));
                 }
                 let there = distance(effect, cause)?;
                 let mutual = distance(cause, effect).is_some();
@@ -191,9 +192,37 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
     causes
 }
 
+/// Whether an effect is what a partition looks like on one destination: the same program, and the port of its set.
+fn is_cut_off(cause: &Draft, effect: &Draft) -> bool {
+    let affected = || {
+        let others = cause.others.iter().map(|(_, party)| party.pid);
+        others
+            .chain([cause.subject.pid])
+            .any(|pid| pid == effect.subject.pid)
+    };
+    cause.mode == Mode::Partition
+        && matches!(effect.mode, Mode::ConnectTimeout | Mode::BlackHole)
+        && same_port(cause, effect)
+        && affected()
+}
+
+/// Whether an effect lies in the packets' way: no process explains it, since its kernel answers for it whatever it does.
+fn is_of_the_path(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::BlackHole | Mode::Partition | Mode::PacketLoss | Mode::HalfOpen
+    )
+}
+
 /// Whether the modes and the dates admit it: a cause does not begin after its effect. An orphan is known by what it holds on to, and
 /// others may have waited for that before its parent died.
 fn explains(cause: &Draft, effect: &Draft) -> bool {
+    if is_cut_off(cause, effect) {
+        return true;
+    }
+    if is_of_the_path(effect.mode) {
+        return false;
+    }
     if cause.mode == Mode::Orphan && cause.subject.pid == effect.subject.pid {
         return true;
     }

@@ -108,8 +108,9 @@ pub struct FlowRecord {
     pub comm: [u8; COMM_LEN],
 }
 
-const _: () =
-    assert!(size_of::<FlowRecord>() == 8 * (FlowCount::ALL.len() + 1 + FLOW_STARTS) + 4 * FLOW_LATENCIES + COMM_LEN);
+const _: () = assert!(
+    size_of::<FlowRecord>() == 8 * (FlowCount::ALL.len() + 1 + FLOW_STARTS) + 4 * FLOW_LATENCIES + COMM_LEN
+);
 
 /// What is remembered of an open socket, by the address of its `struct sock`.
 #[derive(Clone, Copy)]
