@@ -5,7 +5,10 @@
 //! clears everything away.
 
 pub mod actor;
+mod backpressure;
 pub mod bite;
+mod breaker_open;
+mod cascading_wait;
 mod case;
 pub mod cgroup;
 mod composed;
@@ -14,6 +17,7 @@ mod deadlock_runtimes;
 mod file_lock_wait;
 mod inherit;
 mod lock_contention;
+mod metastable;
 pub mod network;
 mod orphan;
 mod pipe_stall;
@@ -21,6 +25,12 @@ pub mod proc;
 mod process_churn;
 mod process_deadlock;
 mod programs;
+mod real_servers;
+mod retry_amplification;
+mod retry_storm;
+mod service_chain;
+mod services;
+mod sockets;
 mod stage;
 mod stopped_process;
 pub mod sweep;
@@ -31,7 +41,7 @@ mod zombie;
 
 pub use case::{Case, Kind, Look, Need, Start};
 pub use stage::{Actor, Play, Stage, Workshop};
-pub use truth::{Certainty, Party, Role, Trigger, Truth};
+pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 
 /// Every case, by failure mode.
 pub const CASES: &[&[Case]] = &[
@@ -46,6 +56,14 @@ pub const CASES: &[&[Case]] = &[
     file_lock_wait::CASES,
     stopped_process::CASES,
     process_churn::CASES,
+    retry_storm::CASES,
+    retry_amplification::CASES,
+    cascading_wait::CASES,
+    backpressure::CASES,
+    metastable::CASES,
+    breaker_open::CASES,
+    real_servers::CASES,
+    service_chain::CASES,
     composed::CASES,
     weird::CASES,
 ];
