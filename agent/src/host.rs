@@ -1,6 +1,7 @@
 //! Facts about the host that do not change while the tool runs.
 //!
-//! Scope: name, kernel, CPUs and memory by sysinfo; boot id and the largest pid from /proc/sys.
+//! Scope: name, kernel, CPUs and memory by sysinfo; boot id and the largest pid from /proc/sys; names of addresses from
+//! hosts(5).
 //!
 //! Degradation policy: a fact that cannot be read is left empty or 0, as its field documents.
 
@@ -9,13 +10,13 @@ use std::path::Path;
 use rung_diagnosis::observation::HostObservation;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-/// Reads the facts; `proc` is normally /proc.
-pub fn observe(proc: &Path) -> HostObservation {
+/// Reads the facts; `proc` is normally /proc, `hosts` /etc/hosts.
+pub fn observe(proc: &Path, hosts: &Path) -> HostObservation {
     let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(refresh);
     let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
     HostObservation {
-        names: Vec::new(),
+        names: crate::hosts::read(hosts),
         name: System::host_name().unwrap_or_default(),
         kernel: System::kernel_version().unwrap_or_default(),
         boot_id: read(proc, "sys/kernel/random/boot_id").unwrap_or_default(),
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn live_facts_are_there() {
-        let host = observe(Path::new("/proc"));
+        let host = observe(Path::new("/proc"), Path::new("/etc/hosts"));
         assert!(!host.name.is_empty() && !host.kernel.is_empty());
         assert_eq!(host.boot_id.len(), 36);
         assert!(host.cpus > 0 && host.memory_bytes > 1 << 20 && host.pid_max > 300);
@@ -65,8 +66,11 @@ mod tests {
 
     #[test]
     fn missing_facts_are_left_out() {
-        let host = observe(Path::new("/nonexistent"));
-        assert_eq!((host.boot_id.as_str(), host.pid_max), ("", 0));
+        let host = observe(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        assert_eq!(
+            (host.boot_id.as_str(), host.pid_max, host.names.len()),
+            ("", 0, 0)
+        );
         assert!(host.cpus > 0);
     }
 }

@@ -7,11 +7,14 @@ pub mod engine;
 #[cfg(test)]
 mod fake_tree;
 pub mod host;
+pub mod hosts;
 pub mod locks;
+mod networks;
 pub mod pids_limits;
 pub mod procfs;
 mod redact;
 pub mod sock_diag;
 pub mod syscalls;
+mod tcp_info;
 pub mod user_memory;
 mod write_calls;

@@ -5,22 +5,27 @@
 //! inode (Unix), with the top bit set.
 //!
 //! Degradation policy: a socket whose description does not parse is skipped and counted. What sock_diag does not tell
-//! is left out, not zero: messages queued on connected Unix sockets, socket timeouts (false), figures of TCP.
+//! is left out, not zero: messages queued on connected Unix sockets, socket timeouts (false), figures of listeners.
+//! A table of sockets that nobody holds is cut off at a deadline, and says so.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
     AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_ESTABLISHED, TCP_LISTEN,
 };
-use netlink_packet_sock_diag::inet::{self, ExtensionFlags, InetRequest, InetResponse};
+use netlink_packet_sock_diag::inet::nlas::Nla as InetNla;
+use netlink_packet_sock_diag::inet::{self, ExtensionFlags, InetRequest, InetResponse, Timer};
 use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName};
 use netlink_packet_sock_diag::unix::{self, ShowFlags, UnixRequest, UnixResponse};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 use rung_diagnosis::observation::{InetObservation, SocketId, UnixKind, UnixObservation, UnixState};
 use rustc_hash::FxHashSet;
+
+use crate::tcp_info;
 
 /// Bytes that one answer may have; the kernel sends at most 32 KiB at a time (netlink_dump).
 const ANSWER_BYTES: usize = 64 << 10;
@@ -63,14 +68,14 @@ pub fn unix_sockets(net_ns: u32) -> Result<Dump<UnixObservation>, SockDiagError>
         cookie: [0xff; 8],
     });
     let mut rows = Vec::new();
-    let skipped = dump("Unix", request, &mut |message| {
+    let dumped = dump("Unix", request, None, &mut |message| {
         if let SockDiagMessage::UnixResponse(row) = message {
             rows.push(*row);
         }
     })?;
     Ok(Dump {
         sockets: unix_observations(&rows, net_ns),
-        skipped,
+        skipped: dumped.skipped,
     })
 }
 
@@ -81,38 +86,96 @@ pub fn inet_sockets(net_ns: u32) -> Result<Dump<InetObservation>, SockDiagError>
         sockets: Vec::new(),
         skipped: 0,
     };
-    for (family, empty) in [
-        (AF_INET, inet::SocketId::new_v4()),
-        (AF_INET6, inet::SocketId::new_v6()),
-    ] {
+    let ownerless = inet::StateFlags::TIME_WAIT | inet::StateFlags::SYN_RECV;
+    let states = inet::StateFlags::all().difference(ownerless);
+    for family in [AF_INET, AF_INET6] {
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-            let ownerless = inet::StateFlags::TIME_WAIT | inet::StateFlags::SYN_RECV;
-            let request = SockDiagMessage::InetRequest(InetRequest {
-                family,
-                protocol,
-                extensions: ExtensionFlags::empty(),
-                states: inet::StateFlags::all().difference(ownerless),
-                socket_id: empty.clone(),
-            });
-            let table = if protocol == IPPROTO_TCP { "TCP" } else { "UDP" };
-            found.skipped += dump(table, request, &mut |message| {
+            let tcp = protocol == IPPROTO_TCP;
+            let table = if tcp { "TCP" } else { "UDP" };
+            let request = inet_request(family, protocol, states.clone(), tcp);
+            let dumped = dump(table, request, None, &mut |message| {
                 if let SockDiagMessage::InetResponse(row) = message {
-                    found
-                        .sockets
-                        .push(inet_observation(&row, protocol == IPPROTO_TCP, net_ns));
+                    found.sockets.push(inet_observation(&row, tcp, net_ns));
                 }
             })?;
+            found.skipped += dumped.skipped;
         }
     }
     Ok(found)
 }
 
-/// Asks for one table and hands over its rows; returns how many did not parse.
+/// A TCP socket by its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpEnds {
+    /// Kernel state number.
+    pub state: u8,
+    /// Inode number; 0 if no process holds it.
+    pub inode: u32,
+    /// Local address.
+    pub local: SocketAddr,
+    /// Remote address.
+    pub remote: SocketAddr,
+}
+
+/// Hands over every TCP socket of the own network namespace, those included that no process can have, until a deadline.
+/// Returns whether the tables were cut short by it, and how many sockets were not understood.
+pub fn tcp_ends(deadline: Instant, row: &mut dyn FnMut(TcpEnds)) -> Result<(bool, usize), SockDiagError> {
+    let mut skipped = 0;
+    for family in [AF_INET, AF_INET6] {
+        let request = inet_request(family, IPPROTO_TCP, inet::StateFlags::all(), false);
+        let dumped = dump("TCP", request, Some(deadline), &mut |message| {
+            if let SockDiagMessage::InetResponse(response) = message {
+                let (local, remote) = ends(&response);
+                row(TcpEnds {
+                    state: response.header.state,
+                    inode: response.header.inode,
+                    local,
+                    remote,
+                });
+            }
+        })?;
+        skipped += dumped.skipped;
+        if dumped.cut {
+            return Ok((true, skipped));
+        }
+    }
+    Ok((false, skipped))
+}
+
+fn inet_request(family: u8, protocol: u8, states: inet::StateFlags, info: bool) -> SockDiagMessage {
+    let socket_id = if family == AF_INET {
+        inet::SocketId::new_v4()
+    } else {
+        inet::SocketId::new_v6()
+    };
+    SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol,
+        extensions: if info {
+            ExtensionFlags::INFO
+        } else {
+            ExtensionFlags::empty()
+        },
+        states,
+        socket_id,
+    })
+}
+
+/// What came of a dump.
+struct Dumped {
+    /// Rows that did not parse.
+    skipped: usize,
+    /// The deadline came first.
+    cut: bool,
+}
+
+/// Asks for one table and hands over its rows, until a deadline if there is one.
 fn dump(
     table: &'static str,
     request: SockDiagMessage,
+    deadline: Option<Instant>,
     row: &mut dyn FnMut(SockDiagMessage),
-) -> Result<usize, SockDiagError> {
+) -> Result<Dumped, SockDiagError> {
     let failed = |source| SockDiagError::Netlink { table, source };
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(failed)?;
     socket.bind_auto().map_err(failed)?;
@@ -125,16 +188,22 @@ fn dump(
     message.serialize(&mut bytes);
     socket.send(&bytes, 0).map_err(failed)?;
 
-    let mut skipped = 0;
+    let mut dumped = Dumped {
+        skipped: 0,
+        cut: false,
+    };
     let mut answer: Vec<u8> = Vec::with_capacity(ANSWER_BYTES);
     loop {
         answer.clear();
         if socket.recv(&mut answer, 0).map_err(failed)? == 0 {
-            return Ok(skipped);
+            return Ok(dumped);
         }
-        let done = messages(&answer, &mut skipped, row).map_err(failed)?;
-        if done {
-            return Ok(skipped);
+        if messages(&answer, &mut dumped.skipped, row).map_err(failed)? {
+            return Ok(dumped);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            dumped.cut = true;
+            return Ok(dumped);
         }
     }
 }
@@ -261,25 +330,44 @@ fn name(name: &UnixDiagName) -> Vec<u8> {
     }
 }
 
+fn ends(row: &InetResponse) -> (SocketAddr, SocketAddr) {
+    let id = &row.header.socket_id;
+    (
+        SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+        SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+    )
+}
+
 fn inet_observation(row: &InetResponse, tcp: bool, net_ns: u32) -> InetObservation {
     let header = &row.header;
-    let id = &header.socket_id;
+    let (local, remote) = ends(row);
     InetObservation {
         id: match header.inode {
-            0 => by_cookie(id.cookie),
+            0 => by_cookie(header.socket_id.cookie),
             inode => SocketId(inode.into()),
         },
         inode: header.inode.into(),
         net_ns,
         tcp,
         state: header.state,
-        local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
-        remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        local,
+        remote,
         read_timeout: false,
         write_timeout: false,
         receive_queue: header.recv_queue,
         send_queue: header.send_queue,
-        figures: None,
+        figures: row.nlas.iter().find_map(|nla| match nla {
+            InetNla::TcpInfo(info) => tcp_info::figures(info, next_retransmit(header.timer.as_ref())),
+            _ => None,
+        }),
+    }
+}
+
+/// Time until a segment is sent again, if it is waited for.
+fn next_retransmit(timer: Option<&Timer>) -> Option<Duration> {
+    match timer {
+        Some(Timer::Retransmit(left, _)) => Some(*left),
+        Some(Timer::KeepAlive(_) | Timer::TimeWait | Timer::Probe(_)) | None => None,
     }
 }
 

@@ -330,7 +330,13 @@ fn tcp(body: &mut InetBody, sock: u64) {
     body.jiffies = unsafe { bpf_jiffies64() };
     body.receive_queue =
         probe::<u32>(sock, Field::TcpReceiveNext).wrapping_sub(probe(sock, Field::TcpCopied));
-    body.send_queue = probe::<u32>(sock, Field::TcpWriteSeq).wrapping_sub(probe(sock, Field::TcpSendUnacked));
+    let write_seq: u32 = probe(sock, Field::TcpWriteSeq);
+    body.send_queue = write_seq.wrapping_sub(probe(sock, Field::TcpSendUnacked));
+    let next: u32 = probe(sock, Field::TcpSendNext);
+    body.not_sent = write_seq.wrapping_sub(next);
+    body.probes = probe::<u8>(sock, Field::IcskProbesOut) as u32;
+    body.retransmit_stamp = probe(sock, Field::TcpRetransmitStamp);
+    body.reserved = 0;
     body.srtt_us8 = probe(sock, Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {

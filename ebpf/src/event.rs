@@ -1,13 +1,13 @@
 //! Process life-cycle events, counted in the kernel; a ring only for exits that leave children behind.
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_raw_tracepoint_args};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{COMM_LEN, Counter, ExitRecord, Field};
 
-use crate::kernel::{offset, probe, read_at};
+use crate::kernel::{argument, offset, probe, read_at};
 
 /// Forks by parent process. Emptied by the reader at each picture; when it is full, forks are counted in total only.
 #[map]
@@ -22,16 +22,10 @@ static EXITS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 const CHILDREN: usize = 8;
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         unsafe { *value += 1 };
     }
-}
-
-#[inline(always)]
-fn argument(context: &RawTracePointContext, index: usize) -> u64 {
-    let args: *const bpf_raw_tracepoint_args = aya_ebpf::EbpfContext::as_ptr(context).cast();
-    unsafe { *(args as *const u64).add(index) }
 }
 
 /// TP_PROTO(struct task_struct *parent, struct task_struct *child), include/trace/events/sched.h

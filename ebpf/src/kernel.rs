@@ -3,7 +3,9 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::bpf_raw_tracepoint_args;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_seq_write};
+use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{ABSENT, Field, KernelOffsets, Machine};
 
 /// Set by the loader.
@@ -155,4 +157,11 @@ pub fn reader_level() -> u32 {
 #[inline(always)]
 pub fn upid_at(pid: u64, level: u32) -> u64 {
     pid + offset(Field::PidNumbers) as u64 + (level & 0x3f) as u64 * machine!(upid_size) as u64
+}
+
+/// An argument of a raw tracepoint.
+#[inline(always)]
+pub fn argument(context: &RawTracePointContext, index: usize) -> u64 {
+    let args: *const bpf_raw_tracepoint_args = aya_ebpf::EbpfContext::as_ptr(context).cast();
+    unsafe { *(args as *const u64).add(index) }
 }

@@ -56,7 +56,7 @@ fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
 
 fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Finding<'_>) -> Vec<String> {
     let mut missing = Vec::new();
-    if !finding.alarms() && !truth.notice_suffices {
+    if !finding.alarms() && truth.certainty != Certainty::Hinted {
         missing.push("its severity is only a notice".to_owned());
     }
     // Where two modes are right about one culprit, one may explain the other.
@@ -298,6 +298,16 @@ mod tests {
         assert_eq!(problems(&truth, std::slice::from_ref(&right)), "");
         right["subject"]["flow"]["remote"] = json!("[fd99::2]:81");
         assert!(problems(&truth, &[right]).contains("81"));
+    }
+
+    #[test]
+    fn a_hint_may_be_a_notice_and_must_be_there() {
+        let mut notice = finding(Mode::PipeStall, 7, 60.0);
+        notice["severity"] = json!("notice");
+        assert!(problems(&truth(), std::slice::from_ref(&notice)).contains("only a notice"));
+        let hinted = || truth().certainty(Certainty::Hinted);
+        assert_eq!(problems(&hinted(), &[notice]), "");
+        assert!(problems(&hinted(), &[]).contains("no finding"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rung_tests::lab::{self, Case, Kind, Workshop, sweep};
+use rung_tests::lab::{self, Case, Kind, Workshop, network, sweep};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
@@ -69,6 +69,10 @@ fn bites_and_goes(case: &'static Case, workshop: &Arc<Workshop>) -> Result<Compl
     let left: Vec<_> = cast.into_iter().filter(is_ours).collect();
     if !left.is_empty() || !sweep::marked(&mark).is_empty() {
         return Err(format!("left behind: {left:?} {:?}", sweep::marked(&mark)).into());
+    }
+    let named = network::marked(&mark);
+    if !named.is_empty() {
+        return Err(format!("left behind: {named:?}").into());
     }
     let took = start.elapsed();
     if took > case.bound {

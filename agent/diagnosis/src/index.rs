@@ -1,12 +1,13 @@
 //! A picture, indexed: who is who, who holds what.
 
-use std::net::{IpAddr, SocketAddr};
+mod sockets;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
+use self::sockets::SocketTables;
 use crate::observation::{
-    Call, DescriptorObservation, FdObject, FileId, InetObservation, LockObservation, Picture, PipeFill,
-    SocketId, TaskObservation, TaskState, UnixKind, UnixObservation, UnixState,
+    Call, DescriptorObservation, FdObject, FileId, LockObservation, Picture, PipeFill, TaskObservation,
+    TaskState, Watch,
 };
 
 /// One end of a pipe.
@@ -32,6 +33,10 @@ impl End {
 pub const TCP_LISTEN: u8 = 10;
 /// TCP's established state.
 pub const TCP_ESTABLISHED: u8 = 1;
+/// TCP's state while an attempt has no answer.
+pub const TCP_SYN_SENT: u8 = 2;
+/// TCP's state once the peer has closed and this side has not.
+pub const TCP_CLOSE_WAIT: u8 = 8;
 
 /// Look-ups into one picture. Processes are named by their ids; threads by theirs.
 pub struct Index<'a> {
@@ -44,24 +49,8 @@ pub struct Index<'a> {
     descriptors: FxHashMap<(u32, i32), &'a DescriptorObservation>,
     pipe_ends: FxHashMap<(FileId, End), Vec<&'a DescriptorObservation>>,
     pipe_fills: FxHashMap<FileId, PipeFill>,
-    sockets: FxHashMap<SocketId, Vec<&'a DescriptorObservation>>,
+    sockets: SocketTables<'a>,
     locked_files: FxHashMap<FileId, Vec<&'a DescriptorObservation>>,
-    unix: FxHashMap<SocketId, &'a UnixObservation>,
-    unix_listeners: FxHashMap<&'a [u8], Vec<&'a UnixObservation>>,
-    inet: FxHashMap<SocketId, &'a InetObservation>,
-    inet_pairs: FxHashMap<InetPair, SocketId>,
-    /// Addresses that sockets of a network namespace are bound to, and so are its own.
-    local_addresses: FxHashSet<(u32, IpAddr)>,
-    inet_listeners: FxHashMap<u16, Vec<&'a InetObservation>>,
-}
-
-/// Local and remote address, with the network namespace for loopback, which each has for itself. Other addresses may
-/// connect two namespaces of this host.
-type InetPair = (u32, SocketAddr, SocketAddr);
-
-fn pair(net_ns: u32, local: SocketAddr, remote: SocketAddr) -> InetPair {
-    let net_ns = if local.ip().is_loopback() { net_ns } else { 0 };
-    (net_ns, local, remote)
 }
 
 impl<'a> Index<'a> {
@@ -76,22 +65,8 @@ impl<'a> Index<'a> {
             descriptors: FxHashMap::with_capacity_and_hasher(picture.descriptors.len(), Default::default()),
             pipe_ends: FxHashMap::default(),
             pipe_fills: FxHashMap::default(),
-            sockets: FxHashMap::default(),
+            sockets: SocketTables::new(picture),
             locked_files: FxHashMap::default(),
-            unix: picture
-                .unix_sockets
-                .iter()
-                .map(|socket| (socket.id, socket))
-                .collect(),
-            unix_listeners: FxHashMap::default(),
-            inet: picture
-                .inet_sockets
-                .iter()
-                .map(|socket| (socket.id, socket))
-                .collect(),
-            inet_pairs: FxHashMap::default(),
-            inet_listeners: FxHashMap::default(),
-            local_addresses: FxHashSet::default(),
         };
         for task in &picture.tasks {
             index.tasks.insert(task.tid, task);
@@ -104,7 +79,6 @@ impl<'a> Index<'a> {
             }
         }
         index.add_descriptors();
-        index.add_sockets();
         index
     }
 
@@ -125,30 +99,10 @@ impl<'a> Index<'a> {
                     }
                 }
                 FdObject::Unix(socket) | FdObject::Inet(socket) => {
-                    self.sockets.entry(*socket).or_default().push(row);
+                    self.sockets.held_by(*socket, row);
                 }
                 FdObject::LockedFile(file) => self.locked_files.entry(*file).or_default().push(row),
                 FdObject::OtherSocket | FdObject::Epoll { .. } | FdObject::Terminal | FdObject::Other => {}
-            }
-        }
-    }
-
-    fn add_sockets(&mut self) {
-        for socket in &self.picture.unix_sockets {
-            if socket.state == UnixState::Listening {
-                self.unix_listeners.entry(&socket.name).or_default().push(socket);
-            }
-        }
-        for socket in self.picture.inet_sockets.iter().filter(|socket| socket.tcp) {
-            if socket.state == TCP_LISTEN {
-                self.inet_listeners
-                    .entry(socket.local.port())
-                    .or_default()
-                    .push(socket);
-            } else {
-                self.inet_pairs
-                    .insert(pair(socket.net_ns, socket.local, socket.remote), socket.id);
-                self.local_addresses.insert((socket.net_ns, socket.local.ip()));
             }
         }
     }
@@ -200,6 +154,18 @@ impl<'a> Index<'a> {
             .copied()
     }
 
+    /// The descriptors that a thread polls, where it does; those of an event poll are the first of them.
+    pub fn polled(&self, task: &'a TaskObservation) -> &'a [Watch] {
+        match task.call.as_ref().map(|call| &call.call) {
+            Some(Call::Poll { watched, .. }) => watched,
+            Some(Call::EpollWait { fd }) => match self.descriptor(task, *fd).map(|row| &row.object) {
+                Some(FdObject::Epoll { watched, .. }) => watched,
+                _ => &[],
+            },
+            _ => &[],
+        }
+    }
+
     /// The holders of one end of a pipe.
     pub fn pipe_holders(&self, pipe: FileId, end: End) -> &[&'a DescriptorObservation] {
         self.pipe_ends.get(&(pipe, end)).map_or(&[], Vec::as_slice)
@@ -249,88 +215,6 @@ impl<'a> Index<'a> {
     /// How full a pipe is, where that was seen.
     pub fn pipe_fill(&self, pipe: FileId) -> Option<PipeFill> {
         self.pipe_fills.get(&pipe).copied()
-    }
-
-    /// The processes that hold a socket, each once, in order.
-    pub fn socket_processes(&self, socket: SocketId) -> Vec<u32> {
-        let rows = self.sockets.get(&socket).map_or(&[][..], Vec::as_slice);
-        let mut processes: Vec<u32> = rows.iter().filter_map(|row| self.holder(row)).collect();
-        processes.sort_unstable();
-        processes.dedup();
-        processes
-    }
-
-    /// A Unix socket.
-    pub fn unix(&self, id: SocketId) -> Option<&'a UnixObservation> {
-        self.unix.get(&id).copied()
-    }
-
-    /// The socket that has to be read before a Unix socket can send: its peer, or, for a datagram socket that was never
-    /// connected, the one receiver of its network namespace whose queue is full.
-    pub fn unix_receiver(&self, sender: &UnixObservation) -> Option<SocketId> {
-        if sender.peer.is_some() || sender.kind != UnixKind::Datagram {
-            return sender.peer;
-        }
-        let full = |one: &&&UnixObservation| {
-            one.kind == UnixKind::Datagram
-                && one.net_ns == sender.net_ns
-                && one.id != sender.id
-                && one.queue_is_full() == Some(true)
-        };
-        let mut full = self.picture.unix_sockets.iter().filter(|one| full(&one));
-        match (full.next(), full.next()) {
-            (Some(only), None) => Some(only.id),
-            _ => None,
-        }
-    }
-
-    /// The Unix socket that listens under a name and makes those who connect wait. Abstract names are those of a network
-    /// namespace (0 if unknown). Relative paths and other mount
-    /// namespaces may give several listeners one name: then it is the one whose backlog is full, if there is just one.
-    pub fn unix_listener(&self, name: &[u8], net_ns: u32) -> Option<&'a UnixObservation> {
-        let is_abstract = name.first() == Some(&0);
-        let named = self.unix_listeners.get(name)?;
-        let reachable = || {
-            named
-                .iter()
-                .filter(move |one| !is_abstract || net_ns == 0 || one.net_ns == net_ns)
-        };
-        if let (Some(only), None) = (reachable().next(), reachable().nth(1)) {
-            return Some(only);
-        }
-        let mut full = reachable().filter(|one| one.queue_is_full() == Some(true));
-        match (full.next(), full.next()) {
-            (Some(only), None) => Some(only),
-            _ => None,
-        }
-    }
-
-    /// A TCP or UDP socket.
-    pub fn inet(&self, id: SocketId) -> Option<&'a InetObservation> {
-        self.inet.get(&id).copied()
-    }
-
-    /// The other end of a TCP connection, if it is on this host.
-    pub fn inet_peer(&self, socket: &InetObservation) -> Option<SocketId> {
-        let reverse = pair(socket.net_ns, socket.remote, socket.local);
-        self.inet_pairs.get(&reverse).copied()
-    }
-
-    /// The TCP listener that takes the connection a socket asks for, if exactly one of its network namespace does. One
-    /// bound to every address takes what goes to an address of the host only.
-    pub fn inet_listener(&self, socket: &InetObservation) -> Option<&'a InetObservation> {
-        let (net_ns, to) = (socket.net_ns, socket.remote);
-        let own = to.ip().is_loopback()
-            || to.ip() == socket.local.ip()
-            || self.local_addresses.contains(&(net_ns, to.ip()));
-        let all = self.inet_listeners.get(&to.port())?;
-        let mut fitting = all.iter().filter(|one| {
-            one.net_ns == net_ns && (one.local.ip() == to.ip() || own && one.local.ip().is_unspecified())
-        });
-        match (fitting.next(), fitting.next()) {
-            (Some(only), None) => Some(only),
-            _ => None,
-        }
     }
 
     /// The request in the kernel's lock table that keeps a thread waiting. That of an open-file-description lock names no

@@ -10,6 +10,8 @@ pub mod index;
 pub mod mode;
 pub mod observation;
 pub mod report;
+pub mod retry_pattern;
 pub mod settings;
+pub mod timeline;
 pub mod why;
 pub mod window;

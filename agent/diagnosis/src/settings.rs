@@ -40,6 +40,54 @@ pub struct Settings {
     pub churn_least: usize,
     /// The window that rates need.
     pub rate_window: Duration,
+    /// Attempts a second to one destination from which on failing ones are a retry storm.
+    pub storm_rate: f64,
+    /// Share of these attempts that has to fail.
+    pub storm_failing: f64,
+    /// For how long.
+    pub storm_length: Duration,
+    /// The share of retries that a budget would allow a client, of its requests: what is said beside a storm.
+    pub retry_budget: f64,
+    /// Calls a tier makes for each request that it serves, from which on retries amplify.
+    pub amplification_factor: f64,
+    /// Share of the calls that has to fail, at the tier where failures are to be seen.
+    pub amplification_failing: f64,
+    /// For how long.
+    pub amplification_length: Duration,
+    /// Requests that a tier has to have served in that time, for a factor that means something.
+    pub amplification_requests: f64,
+    /// A call counts as waiting for its downstream if nothing has come for this long.
+    pub cascade_wait: Duration,
+    /// Workers (threads, or pooled connections with a call out) that have to wait for one downstream.
+    pub cascade_workers: usize,
+    /// Their share of the service's workers.
+    pub cascade_share: f64,
+    /// Threads of a process in one and the same wait that are a pile-up, if work waits behind them.
+    pub pile_up_threads: usize,
+    /// Their share of the process's threads.
+    pub pile_up_share: f64,
+    /// A pile-up consists of waits of at least this length.
+    pub pile_up_wait: Duration,
+    /// A bounded queue of a connection or a listener that has been full for this long pushes back.
+    pub backpressure: Duration,
+    /// Connections a second that a listener's full queue turns away, from which on that is reported,
+    pub overflow_rate: f64,
+    /// and from which on it is critical.
+    pub overflow_rate_critical: f64,
+    /// Bytes in a receive queue, untouched, that count as a full one where the window told to the peer cannot be seen.
+    pub unread_bytes: u32,
+    /// Once a trigger is gone, failures may outlast it by so many client timeouts.
+    pub metastable_timeouts: f64,
+    /// The client timeout that is assumed where a longer one was not seen.
+    pub client_timeout: Duration,
+    /// Share of the goodput before the trigger that a recovered service reaches again.
+    pub metastable_goodput: f64,
+    /// Failed calls that a burst has before a silence counts as an open circuit breaker.
+    pub breaker_failures: f64,
+    /// The silence, or near silence, that has to follow.
+    pub breaker_silence: Duration,
+    /// Share of the calls before that may go on in it: the probes.
+    pub breaker_probes: f64,
 }
 
 impl Default for Settings {
@@ -61,6 +109,30 @@ impl Default for Settings {
             churn_growth: 10.0,
             churn_least: 50,
             rate_window: Duration::from_millis(4500),
+            storm_rate: 5.0,
+            storm_failing: 0.5,
+            storm_length: Duration::from_secs(10),
+            retry_budget: 0.1,
+            amplification_factor: 2.0,
+            amplification_failing: 0.2,
+            amplification_length: Duration::from_secs(10),
+            amplification_requests: 5.0,
+            cascade_wait: Duration::from_secs(1),
+            cascade_workers: 4,
+            cascade_share: 0.5,
+            pile_up_threads: 8,
+            pile_up_share: 0.5,
+            pile_up_wait: Duration::from_secs(1),
+            backpressure: Duration::from_secs(3),
+            overflow_rate: 1.0,
+            overflow_rate_critical: 5.0,
+            unread_bytes: 64 * 1024,
+            metastable_timeouts: 5.0,
+            client_timeout: Duration::from_secs(1),
+            metastable_goodput: 0.5,
+            breaker_failures: 5.0,
+            breaker_silence: Duration::from_secs(6),
+            breaker_probes: 0.1,
         }
     }
 }

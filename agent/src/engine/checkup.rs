@@ -6,7 +6,7 @@ use rung_diagnosis::diagnose;
 use rung_diagnosis::mode::Mode;
 use rung_diagnosis::observation::{Signal, Source};
 
-use super::probe::{PROC, Probe};
+use super::probe::{HOSTS, PROC, Probe};
 use super::{Checkup, SignalView, SourceChoice, Tier};
 use crate::host;
 use crate::procfs::ProcfsSource;
@@ -39,7 +39,7 @@ pub(super) fn checkup() -> Checkup {
     });
     Checkup {
         schema: "rung.doctor/1",
-        host: diagnose::host_facts(&host::observe(Path::new(PROC))),
+        host: diagnose::host_facts(&host::observe(Path::new(PROC), Path::new(HOSTS))),
         tiers,
         signals: signals.collect(),
         modes: Mode::ALL

@@ -14,7 +14,7 @@ use rung_diagnosis::settings::Settings;
 use rung_diagnosis::why::ThreadWait;
 use rung_diagnosis::window::Window;
 
-use self::probe::{PROC, Probe};
+use self::probe::{HOSTS, PROC, Probe};
 pub use self::request::{Checkup, EngineError, Progress, Request, SignalView, SourceChoice, Tier};
 use crate::detail::detail;
 use crate::host;
@@ -36,7 +36,7 @@ impl Engine {
     pub fn open(choice: SourceChoice) -> Result<Self, EngineError> {
         Ok(Engine {
             probe: Probe::open(choice)?,
-            host: host::observe(Path::new(PROC)),
+            host: host::observe(Path::new(PROC), Path::new(HOSTS)),
             settings: Settings::default(),
         })
     }

@@ -1,4 +1,5 @@
-//! The chosen source with what it needs around it: file locks, limits of control groups, processes it does not show.
+//! The chosen source with what it needs around it: file locks, limits of control groups, network namespaces, processes
+//! it does not show.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,16 @@ use rung_diagnosis::observation::{Call, EventsObservation, Picture, Signal, Sour
 
 use super::{EngineError, SourceChoice};
 use crate::bpf::{BpfSource, Unavailable};
+use crate::networks::{Networks, Reading};
 use crate::procfs::ProcfsSource;
 use crate::{clock, locks, pids_limits, write_calls};
 
 pub(super) const PROC: &str = "/proc";
+pub(super) const HOSTS: &str = "/etc/hosts";
 /// Limits of control groups change slowly, and reading them costs more than a picture.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+/// Counters of namespaces are for rates, and the list of sockets that nobody holds can be long.
+const NETWORKS_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Kind {
     Bpf(Box<BpfSource>),
@@ -31,6 +36,8 @@ pub(super) struct Probe {
     hidden: Option<Vec<u32>>,
     limits_read: Option<Instant>,
     limits: Result<pids_limits::PidsLimits, String>,
+    networks: Networks,
+    networks_read: Option<(Instant, Reading)>,
 }
 
 impl Probe {
@@ -56,6 +63,8 @@ impl Probe {
             hidden: None,
             limits_read: None,
             limits: Err("not read yet".into()),
+            networks: Networks::new(PathBuf::from(PROC), true),
+            networks_read: None,
         })
     }
 
@@ -71,10 +80,11 @@ impl Probe {
         }
     }
 
-    /// Starts counting events, where the source can.
+    /// Starts counting events, as far as the source can.
     pub(super) fn watch_events(&mut self) {
-        if let Kind::Bpf(source) = &mut self.kind {
-            self.events_refused = source.watch_events().err();
+        match &mut self.kind {
+            Kind::Bpf(source) => self.events_refused = source.watch_events().err(),
+            Kind::Procfs => self.procfs.watch_flows(),
         }
     }
 
@@ -87,7 +97,8 @@ impl Probe {
                 if let Some(refused) = &self.bpf_refused {
                     blind(&mut picture, &[Signal::PipeFill, Signal::ExitEvents], refused);
                 }
-                return Ok((picture, None));
+                self.add_networks(&mut picture);
+                return Ok((picture, self.procfs.take_flows()));
             }
         };
         let mut picture = source.picture().map_err(|error| failed(&error))?;
@@ -99,6 +110,7 @@ impl Probe {
         add_locks(&mut picture);
         write_calls::add(&mut picture, Path::new(PROC));
         self.add_limits(&mut picture);
+        self.add_networks(&mut picture);
         Ok((picture, events))
     }
 
@@ -144,6 +156,17 @@ impl Probe {
         let tasks = self.procfs.tasks_of(&missing).unwrap_or_default();
         missing.retain(|pid| tasks.iter().any(|task| task.tid == *pid && task.start_ns < began));
         missing
+    }
+
+    fn add_networks(&mut self, picture: &mut Picture) {
+        let due = |(read, _): &(Instant, Reading)| read.elapsed() >= NETWORKS_INTERVAL;
+        if self.networks_read.as_ref().is_none_or(due) {
+            let reading = self.networks.read(picture);
+            self.networks_read = Some((Instant::now(), reading));
+        }
+        if let Some((_, reading)) = &self.networks_read {
+            reading.add_to(picture);
+        }
     }
 
     fn add_limits(&mut self, picture: &mut Picture) {

@@ -13,6 +13,7 @@ mod clock;
 mod descriptors;
 mod fdinfo;
 mod files;
+mod flows;
 mod rows;
 mod tally;
 mod tasks;
@@ -24,17 +25,21 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rung_diagnosis::observation::{BlockedCall, Call, LockObservation, Picture, TaskObservation};
+use rung_diagnosis::observation::{
+    BlockedCall, Call, EventsObservation, LockObservation, Picture, TaskObservation,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::time::ClockId;
 
 use self::clock::{OffCpuClock, now_ns};
 use self::descriptors::{DescriptorWalk, KnownSocket};
+use self::flows::FlowTracker;
 use self::tally::Tally;
 use self::tasks::{Buffers, TaskWalk};
 use self::vantage::Vantage;
 use crate::syscalls::Arch;
-use crate::{locks, pids_limits, sock_diag};
+use crate::tcp_info::TCP_LISTEN;
+use crate::{locks, networks, pids_limits, sock_diag};
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,10 @@ pub struct ProcfsSource {
     buffers: Buffers,
     entries: Vec<u8>,
     pids: Vec<u32>,
+    /// Tells connections from successive pictures, if that is wanted,
+    flows: Option<FlowTracker>,
+    /// and what it told of the last one.
+    events: Option<EventsObservation>,
 }
 
 impl ProcfsSource {
@@ -76,7 +85,27 @@ impl ProcfsSource {
             buffers: Buffers::new(),
             entries: descriptors::entries_buffer(),
             pids: Vec::new(),
+            flows: None,
+            events: None,
         }
+    }
+
+    /// From the next picture on, tells connections from successive pictures.
+    pub fn watch_flows(&mut self) {
+        let setting = |name: &str| {
+            let path = self.root.join("sys/net/ipv4").join(name);
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        // The defaults of kernels that do not say (Documentation/networking/ip-sysctl.rst); linear timeouts came with 6.5.
+        let retries = setting("tcp_syn_retries").unwrap_or(6);
+        let linear_timeouts = setting("tcp_syn_linear_timeouts").unwrap_or(0);
+        self.flows = Some(FlowTracker::new(flows::syn_patience(retries, linear_timeouts)));
+    }
+
+    /// What was told since the picture before the last one; of forks, execs and exits it says nothing. `None` if nothing
+    /// was to be told.
+    pub fn take_flows(&mut self) -> Option<EventsObservation> {
+        self.events.take()
     }
 
     /// Takes one picture.
@@ -153,6 +182,14 @@ impl ProcfsSource {
         }
 
         self.pids_limits(&mut picture, &vantage, &mut tally);
+        if vantage.native && tally.inet_failure.is_none() {
+            let opens = self.buffers.reader.whole(proc, "self/net/snmp").ok();
+            let opens = opens.and_then(networks::active_opens);
+            if let Some(flows) = &mut self.flows {
+                self.events = Some(flows.advance(&picture, opens));
+                tally.connects = Some(flows.missed());
+            }
+        }
         picture.torn_rows = tally.torn;
         picture.sight = tally.sight(&vantage);
         picture.ended_ns = now_ns(ClockId::Monotonic).max(0).cast_unsigned();
@@ -238,6 +275,11 @@ impl ProcfsSource {
             Ok(dump) => {
                 picture.inet_sockets = dump.sockets;
                 tally.sockets_skipped += dump.skipped;
+                tally.figures_missing = picture
+                    .inet_sockets
+                    .iter()
+                    .filter(|socket| socket.tcp && socket.state != TCP_LISTEN && socket.figures.is_none())
+                    .count();
             }
             Err(error) => tally.inet_failure = Some(error.to_string()),
         }

@@ -44,10 +44,14 @@ pub(super) struct Tally {
     pub(super) pids_limits_incomplete: bool,
     /// Sockets whose description did not parse.
     pub(super) sockets_skipped: usize,
+    /// TCP connections without figures.
+    pub(super) figures_missing: usize,
+    /// Connects that were missed between pictures, and all; `None` if connections were not followed.
+    pub(super) connects: Option<(u64, u64)>,
 }
 
 impl Tally {
-    /// The views of all signals.
+    /// The views of all signals but those that are read apart from the walk: see [`crate::networks`].
     pub(super) fn sight(&self, vantage: &Vantage) -> Sight {
         let all = self.calls_refused == 0 && self.hidden == 0 && vantage.hidepid.is_none();
         let source = if all { Source::Procfs } else { Source::ProcfsOwn };
@@ -65,11 +69,10 @@ impl Tally {
                 Signal::PipeFill => blind("/proc does not show how full a pipe is", BPF),
                 Signal::UnixSockets => self.unix_sockets(),
                 Signal::InetSockets => self.inet_sockets(),
-                Signal::TcpFigures
-                | Signal::OwnerlessSockets
-                | Signal::NetworkCounters
-                | Signal::ConnectEvents
-                | Signal::RequestTurns => blind("not read by this source", BPF),
+                Signal::TcpFigures => self.tcp_figures(),
+                Signal::OwnerlessSockets | Signal::NetworkCounters => continue,
+                Signal::ConnectEvents => self.connect_events(),
+                Signal::RequestTurns => self.request_turns(),
                 Signal::FileLocks => self.file_locks(),
                 Signal::ExitEvents => blind(
                     "/proc shows who is there, not who exited between two pictures",
@@ -185,20 +188,90 @@ impl Tally {
                 "load the kernel module unix_diag (CONFIG_UNIX_DIAG), or run as root for BPF",
             );
         }
-        self.sockets("messages queued on connected sockets and their timeouts (SO_RCVTIMEO) are not visible")
+        let mut why = self.sockets();
+        why.add(
+            "messages queued on connected sockets and their timeouts (SO_RCVTIMEO) are not visible"
+                .to_owned(),
+        );
+        why.view(BPF)
     }
 
     fn inet_sockets(&self) -> View {
-        if let Some(failure) = &self.inet_failure {
-            return blind(
-                failure,
-                "load the kernel modules tcp_diag and udp_diag, or run as root for BPF",
-            );
-        }
-        self.sockets("round-trip times, retransmissions and socket timeouts (SO_RCVTIMEO) are not read")
+        self.inet_failure().unwrap_or_else(|| {
+            let mut why = self.sockets();
+            why.add("socket timeouts (SO_RCVTIMEO) are not visible".to_owned());
+            why.view(BPF)
+        })
     }
 
-    fn sockets(&self, always: &str) -> View {
+    fn tcp_figures(&self) -> View {
+        self.inet_failure().unwrap_or_else(|| {
+            let mut why = self.sockets();
+            if self.figures_missing > 0 {
+                why.add(format!(
+                    "of {} connections the kernel gives no figures, as before 4.10",
+                    self.figures_missing
+                ));
+            }
+            why.view(BPF)
+        })
+    }
+
+    fn connect_events(&self) -> View {
+        self.followed(|(missed, all)| {
+            let so_far = if missed > 0 {
+                format!(", here {missed} of {all} connects")
+            } else {
+                String::new()
+            };
+            format!(
+                "connections are told from one picture to the next: those that begin and end between two are missed\
+                 {so_far}; refusals, resets and unreachable destinations are not told apart"
+            )
+        })
+    }
+
+    fn request_turns(&self) -> View {
+        self.followed(|_| {
+            "turns are told from byte counters, one picture to the next: at most one request of a connection each, so \
+             that rates of requests are lower bounds and cannot be compared"
+                .to_owned()
+        })
+    }
+
+    /// The view of what following connections from picture to picture shows.
+    fn followed(&self, always: impl FnOnce((u64, u64)) -> String) -> View {
+        if let Some(failure) = self.inet_failure() {
+            return failure;
+        }
+        let Some(connects) = self.connects else {
+            return blind("a single picture was taken", "run with --for 5s");
+        };
+        let mut why = self.sockets();
+        if self.tables_refused > 0 {
+            why.add(self.refused("the descriptors", self.tables_refused));
+        }
+        if self.tables_unreached > 0 {
+            why.add(format!(
+                "{} processes were not reached by the walk over descriptors",
+                self.tables_unreached
+            ));
+        }
+        why.add(always(connects));
+        why.view(BPF)
+    }
+
+    fn inet_failure(&self) -> Option<View> {
+        self.inet_failure.as_ref().map(|failure| {
+            blind(
+                failure,
+                "load the kernel modules tcp_diag and udp_diag, or run as root for BPF",
+            )
+        })
+    }
+
+    /// What is missing of the tables of sockets.
+    fn sockets(&self) -> Why {
         let mut why = Why::default();
         if self.foreign_networks > 0 {
             why.add(format!(
@@ -209,8 +282,7 @@ impl Tally {
         if self.sockets_skipped > 0 {
             why.add(format!("{} sockets were not understood", self.sockets_skipped));
         }
-        why.add(always.to_owned());
-        why.view(BPF)
+        why
     }
 
     fn file_locks(&self) -> View {
@@ -300,7 +372,9 @@ mod tests {
     #[test]
     fn every_signal_has_a_view() {
         let sight = Tally::default().sight(&Vantage::default());
-        assert!(Signal::ALL.iter().all(|signal| sight.view(*signal).is_some()));
+        let apart = [Signal::OwnerlessSockets, Signal::NetworkCounters];
+        let mut signals = Signal::ALL.iter();
+        assert!(signals.all(|signal| sight.view(*signal).is_some() != apart.contains(signal)));
         assert_eq!(sight.source, Source::Procfs);
     }
 

@@ -4,9 +4,14 @@
 //! asserted here, so that a change on one side alone does not compile.
 #![no_std]
 
+mod flow;
 mod offsets;
 mod record;
 
+pub use flow::{
+    FLOW_LATENCIES, FLOW_STARTS, FlowCount, FlowKeyRecord, FlowRecord, INBOUND, ListenerKeyRecord, MAX_FLOWS,
+    MAX_LISTENERS, MAX_SOCKETS, OUTBOUND, SocketRecord, socket_bits, turn,
+};
 pub use offsets::{ABSENT, Field, KernelOffsets, Machine, Path};
 pub use record::{
     COMM_LEN, Counter, EPOLL_STEPS, EpollBody, ExitRecord, FdHeader, FdKind, InetBody, PIECE_BYTES, PipeBody,

@@ -158,6 +158,12 @@ fields! {
     TcpBytesAcked "tcp_sock" "bytes_acked";
     TcpBytesReceived "tcp_sock" "bytes_received";
     TcpChronoStat "tcp_sock" "chrono_stat";
+    TcpSendNext "tcp_sock" "snd_nxt";
+    TcpRetransmitStamp "tcp_sock" "retrans_stamp";
+    IcskProbesOut "inet_connection_sock" "icsk_probes_out";
+    SockError "sock" "sk_err";
+    SockShutdown "sock" "sk_shutdown";
+    InetSourcePort "inet_sock" "inet_sport";
     IcskLastReceived "inet_connection_sock" "icsk_ack.lrcvtime";
     EventpollRoot "eventpoll" "rbr.rb_root.rb_node";
     EpitemNode "epitem" "rbn";

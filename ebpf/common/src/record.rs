@@ -326,9 +326,17 @@ pub struct InetBody {
     pub packets_out: u32,
     /// `snd_wnd`.
     pub send_window: u32,
+    /// Bytes written and not sent yet.
+    pub not_sent: u32,
+    /// `icsk_probes_out`.
+    pub probes: u32,
+    /// `retrans_stamp`, by the clock of TCP's timestamps; 0 if nothing has been sent again.
+    pub retransmit_stamp: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<InetBody>() == 32 + 10 * 4 + 32 + 14 * 4);
+const _: () = assert!(size_of::<InetBody>() == 32 + 10 * 4 + 32 + 18 * 4);
 
 /// The first descriptors that an epoll instance watches.
 #[derive(Clone, Copy)]
@@ -394,9 +402,11 @@ pub enum Counter {
     Exits = 2,
     /// Exit records that found the ring full.
     ExitsLost = 3,
+    /// Events of connections that found a map full.
+    FlowsLost = 4,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 }

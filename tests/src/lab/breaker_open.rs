@@ -9,7 +9,7 @@ use rung_diagnosis::mode::Mode::{BreakerOpen, ConnectRefused};
 use super::case::Case;
 use super::services::{self, Count, HERE, HERE_V6, PYTHON, Place, Service, load, switch};
 use super::stage::Stage;
-use super::truth::Truth;
+use super::truth::{Certainty, Truth};
 
 /// What is left of the window after the trigger.
 const AFTER_SECONDS: u64 = 10;
@@ -78,7 +78,7 @@ fn opens(stage: &mut Stage, place: Place<'_>, probe: &str, most_attempts: f64) -
     let circuit = circuit(stage, place, probe)?;
     let mut truth = Truth::fault(BreakerOpen, circuit.tier.pid(), std::time::Instant::now())
         .age_unknown()
-        .notice_suffices()
+        .certainty(Certainty::Hinted)
         .because_of(ConnectRefused)
         .flow(circuit.leaf.address)
         .threshold_seconds(AFTER_SECONDS);

@@ -7,20 +7,33 @@
 pub mod actor;
 mod backpressure;
 pub mod bite;
+mod black_hole;
 mod breaker_open;
 mod cascading_wait;
 mod case;
 pub mod cgroup;
+mod close_wait_leak;
 mod composed;
+mod connect_refused;
+mod connect_timeout;
+mod cross_region_latency;
 mod deadlock;
 mod deadlock_runtimes;
+mod dns_stall;
 mod file_lock_wait;
+mod flapping;
+mod half_open;
 mod inherit;
 mod lock_contention;
 mod metastable;
 pub mod network;
+mod network_at_work;
 mod orphan;
+mod packet_loss;
+mod partition;
+mod peers;
 mod pipe_stall;
+mod port_exhaustion;
 pub mod proc;
 mod process_churn;
 mod process_deadlock;
@@ -56,6 +69,18 @@ pub const CASES: &[&[Case]] = &[
     file_lock_wait::CASES,
     stopped_process::CASES,
     process_churn::CASES,
+    connect_timeout::CASES,
+    connect_refused::CASES,
+    black_hole::CASES,
+    partition::CASES,
+    flapping::CASES,
+    packet_loss::CASES,
+    close_wait_leak::CASES,
+    port_exhaustion::CASES,
+    dns_stall::CASES,
+    half_open::CASES,
+    cross_region_latency::CASES,
+    network_at_work::CASES,
     retry_storm::CASES,
     retry_amplification::CASES,
     cascading_wait::CASES,

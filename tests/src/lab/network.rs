@@ -230,13 +230,44 @@ impl Stage {
         made.map_err(|_| anyhow::anyhow!("not every host was made"))
     }
 
-    /// The namespace of the bridge between the hosts, as a host without an address.
-    pub fn wire(&self) -> Host {
-        Host {
+    /// Puts a second wire between two hosts, on which packets take so long; returns the hosts by their addresses there.
+    pub fn long_wire(&mut self, hosts: [&Host; 2], there_ms: u32, back_ms: u32) -> Result<[Host; 2]> {
+        // The devices are made where the actor is, and moved from there; its descriptors go on working.
+        let wire = Host {
             name: name(self.mark(), WIRE),
             v4: Ipv4Addr::UNSPECIFIED,
             v6: Ipv6Addr::UNSPECIFIED,
-        }
+        };
+        let (there, back) = (there_ms.to_string(), back_ms.to_string());
+        let play = self
+            .python("delay.py")?
+            .args(["long0", "long1", &there, &back])
+            .on(&wire)?;
+        self.start(play)?.get("ready")?;
+        let [near, far] = hosts;
+        let far_away = |host: &Host, device: &str| {
+            let ([_, site, subnet, index], mut v6) = (host.v4.octets(), host.v6.segments());
+            v6[0] = 0xfd9a;
+            let there = Host {
+                name: host.name.clone(),
+                v4: Ipv4Addr::new(172, 16 + site % 16, subnet, index),
+                v6: v6.into(),
+            };
+            batch(
+                &wire.name,
+                &format!("link set dev {device} netns {}\n", host.name),
+            )?;
+            batch(
+                &host.name,
+                &format!(
+                    "link set dev {device} up\naddress add {}/24 dev {device}\n\
+                     address add {}/64 dev {device} nodad\n",
+                    there.v4, there.v6
+                ),
+            )?;
+            anyhow::Ok(there)
+        };
+        Ok([far_away(near, "long0")?, far_away(far, "long1")?])
     }
 }
 

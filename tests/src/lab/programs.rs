@@ -28,6 +28,8 @@ programs!(
     "streams.py",
     "locks.py",
     "processes.py",
+    "network.py",
+    "delay.py",
     "Abba.java",
     "Idle.java",
     "jobs.mk",

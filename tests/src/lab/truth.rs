@@ -54,6 +54,8 @@ pub enum Certainty {
     Proven,
     /// Found with any confidence.
     Found,
+    /// Nothing proves it from here: a notice suffices.
+    Hinted,
     /// Found, or declared as could-not-observe; never a wrong claim.
     FoundOrDeclared,
 }
@@ -113,8 +115,6 @@ pub struct Truth {
     pub figures: Vec<Figure>,
     /// Modes that may explain it, of the same culprit: what is retried is refused, for one. They need not be said.
     pub grounds: Vec<Mode>,
-    /// Whether it may be said as a notice: nobody has to act on it.
-    pub notice_suffices: bool,
     /// Pids that must not be touched by a finding of severity warning or above. Everything, in a twin.
     pub innocent: Vec<i32>,
     /// Modes that are true of a twin all the same, so no false alarm.
@@ -146,7 +146,6 @@ impl Truth {
             says: Vec::new(),
             figures: Vec::new(),
             grounds: Vec::new(),
-            notice_suffices: false,
             innocent: Vec::new(),
             tolerated: Vec::new(),
             case: None,
@@ -239,12 +238,6 @@ impl Truth {
     /// It may be explained by this mode of the same culprit.
     pub fn because_of(mut self, mode: Mode) -> Self {
         self.grounds.push(mode);
-        self
-    }
-
-    /// A notice is enough.
-    pub fn notice_suffices(mut self) -> Self {
-        self.notice_suffices = true;
         self
     }
 

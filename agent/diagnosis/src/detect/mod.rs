@@ -1,13 +1,23 @@
 //! Detectors: pure functions from what was observed to drafts of findings. One file each, one table of them all.
 
+mod backpressure;
+mod breaker_open;
+mod cascading_wait;
 mod deadlock;
 mod file_lock_wait;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod lock_contention;
+mod metastable;
 mod orphan;
 mod pipe_stall;
 mod process_churn;
 mod process_deadlock;
+mod retry_amplification;
+mod retry_storm;
+mod service;
 mod stopped_process;
+mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
 
@@ -203,6 +213,13 @@ pub static DETECTORS: &[Detector] = &[
     file_lock_wait::DETECTOR,
     stopped_process::DETECTOR,
     process_churn::DETECTOR,
+    thread_pile_up::DETECTOR,
+    backpressure::DETECTOR,
+    retry_storm::DETECTOR,
+    retry_amplification::DETECTOR,
+    cascading_wait::DETECTOR,
+    metastable::DETECTOR,
+    breaker_open::DETECTOR,
 ];
 
 /// "1 thread", "3 threads".

@@ -5,7 +5,7 @@ use rustc_hash::FxHashSet;
 use super::{Node, Prospect, Wait, WaitGraph, WaitKind};
 use crate::finding::ChainLink;
 use crate::index::Index;
-use crate::observation::{SocketId, TaskState};
+use crate::observation::{FdObject, InetObservation, SocketId, TaskState};
 
 /// A chain longer than this is cut; what matters is at its ends.
 const LINKS_MAX: usize = 64;
@@ -43,7 +43,17 @@ impl WaitGraph {
                 on: None,
                 ends: None,
             };
-            match self.next(index, thread, wait) {
+            let next = match awaited_answer(index, thread, wait) {
+                Some(socket) => {
+                    link.waits = format!(
+                        "an answer on {}, among what it polls",
+                        socket_in_words(index, socket.id)
+                    );
+                    self.peer(index, socket)
+                }
+                None => self.next(index, thread, wait),
+            };
+            match next {
                 Next::Thread(next) => {
                     link.on = Some(next);
                     if seen.contains(&next) {
@@ -67,6 +77,33 @@ impl WaitGraph {
             Some(TaskState::Running) => "a running thread".into(),
             Some(TaskState::Zombie | TaskState::Dead) | None => "a thread that is gone".into(),
             Some(_) => "a thread that ran a moment ago".into(),
+        }
+    }
+
+    /// Who has to answer on a connection: of the peer's threads the deadest, then one that awaits an answer itself.
+    fn peer(&self, index: &Index<'_>, socket: &InetObservation) -> Next {
+        let peer = index
+            .inet_peer(socket)
+            .or_else(|| index.inet_listener(socket).map(|listener| listener.id));
+        let processes = peer.map_or_else(Vec::new, |peer| index.socket_processes(peer));
+        let threads = processes.iter().flat_map(|pid| index.threads(*pid));
+        let best = threads
+            .filter(|task| !matches!(task.state, TaskState::Zombie | TaskState::Dead))
+            .max_by_key(|task| {
+                let awaits = self
+                    .wait(task.tid)
+                    .is_some_and(|wait| awaited_answer(index, task.tid, wait).is_some());
+                let prospect = self.prospect(Node::Thread(task.tid));
+                (
+                    prospect,
+                    awaits,
+                    task.tid == task.tgid,
+                    std::cmp::Reverse(task.tid),
+                )
+            });
+        match best {
+            Some(task) => Next::Thread(task.tid),
+            None => Next::End(end_in_words(Node::Remote(socket.remote))),
         }
     }
 
@@ -142,6 +179,26 @@ impl WaitGraph {
     }
 }
 
+/// The connection on which a thread that polls many has awaited an answer for longest: of all that could end such a wait,
+/// somebody waits for that one.
+fn awaited_answer<'a>(index: &Index<'a>, tid: u32, wait: &Wait) -> Option<&'a InetObservation> {
+    if !matches!(wait.kind, WaitKind::Poll) {
+        return None;
+    }
+    let task = index.task(tid)?;
+    let sockets =
+        index
+            .polled(task)
+            .iter()
+            .filter_map(|watch| match index.descriptor(task, watch.fd)?.object {
+                FdObject::Inet(id) => index.inet(id),
+                _ => None,
+            });
+    sockets
+        .filter(|socket| index.awaits_answer(socket) == Some(true))
+        .max_by_key(|socket| (socket.figures.map(|figures| figures.last_sent_ms), socket.id))
+}
+
 fn end_in_words(node: Node) -> String {
     match node {
         Node::Timer => "the clock".into(),
@@ -177,7 +234,10 @@ pub fn describe(index: &Index<'_>, wait: &Wait) -> String {
         WaitKind::SocketRead(socket) => format!("data from {}", socket_in_words(index, *socket)),
         WaitKind::SocketWrite(socket) => format!("room to send on {}", socket_in_words(index, *socket)),
         WaitKind::Connect(listener) => format!("{} to accept", socket_in_words(index, *listener)),
-        WaitKind::ConnectOutside => "a connection".into(),
+        WaitKind::ConnectOutside(socket) => match socket.and_then(|socket| index.inet(socket)) {
+            Some(socket) => format!("a connection to {}", socket.remote),
+            None => "a connection".into(),
+        },
         WaitKind::Accept => "somebody to connect".into(),
         WaitKind::Poll => "one of the descriptors it polls".into(),
         WaitKind::Child => "a child to end".into(),

@@ -90,8 +90,8 @@ pub enum WaitKind {
     SocketWrite(SocketId),
     /// For a connection to be accepted by a listener on this host.
     Connect(SocketId),
-    /// For a connection to another host or an unknown listener.
-    ConnectOutside,
+    /// For a connection to another host or an unknown listener, by the connecting socket if it is known.
+    ConnectOutside(Option<SocketId>),
     /// For somebody to connect.
     Accept,
     /// For one of several descriptors.

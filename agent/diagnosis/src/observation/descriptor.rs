@@ -228,7 +228,7 @@ pub struct TcpFigures {
     pub retransmitted: u32,
     /// Segments in flight.
     pub packets_out: u32,
-    /// The peer's receive window, bytes.
+    /// The peer's receive window, bytes; `u32::MAX` if unknown.
     pub send_window: u32,
     /// When data was last sent, ms ago.
     pub last_sent_ms: u32,

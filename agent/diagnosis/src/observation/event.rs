@@ -25,7 +25,7 @@ pub struct EventsObservation {
     pub exits_lost: u64,
     /// TCP connections by process and destination.
     pub flows: Vec<FlowObservation>,
-    /// Events of connections that are in no flow, because a map was full.
+    /// Events of connections that are in no flow: a map was full, or they came and went between two pictures.
     pub flows_lost: u64,
 }
 

@@ -58,7 +58,7 @@ pub struct Picture {
     pub write_calls: Vec<WriteCallsObservation>,
     /// Limits on the number of processes, of the control groups that have one.
     pub pids_limits: Vec<PidsLimitObservation>,
-    /// Network namespaces with their counters; read at most once a second, and empty in between.
+    /// Network namespaces with their counters; read at most once a second, and repeated in between, as their times say.
     pub networks: Vec<NetworkObservation>,
     /// TCP sockets without a descriptor, counted; read with `networks`.
     pub ownerless: Vec<OwnerlessObservation>,

@@ -152,6 +152,9 @@ impl FlowObservation {
         self.recent_starts_ns.extend(&later.recent_starts_ns);
         self.recent_starts_ns.sort_unstable();
         self.recent_starts_ns.dedup();
+        // Only the last ones follow each other without a gap: of an earlier span some fell out of the ring.
+        let surplus = self.recent_starts_ns.len().saturating_sub(RECENT_STARTS);
+        self.recent_starts_ns.drain(..surplus);
         if self.first_start_ns == 0 {
             self.first_start_ns = later.first_start_ns;
         }
@@ -167,9 +170,12 @@ pub struct NetworkObservation {
     pub pid: u32,
     /// When it was read, `CLOCK_MONOTONIC` ns.
     pub at_ns: u64,
+    /// Its addresses, where they were read; loopback may be left out.
+    #[serde(default)]
+    pub addresses: Vec<std::net::IpAddr>,
     /// Sockets in TIME_WAIT.
     pub time_wait: u64,
-    /// TCP sockets that no process holds any more.
+    /// TCP sockets that their process has closed and that have not ended yet: FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK.
     pub orphaned: u64,
     /// net.ipv4.ip_local_port_range: first and last port for connections; (0, 0) if unknown.
     pub local_ports: (u16, u16),
@@ -213,7 +219,7 @@ pub struct OwnerlessObservation {
     pub net_ns: u32,
     /// Kernel state number (include/net/tcp_states.h).
     pub state: u8,
-    /// The remote end.
+    /// The remote end; with port 0 all of a client's connections to listeners of the namespace.
     pub remote: SocketAddr,
     /// How many.
     pub count: u64,

@@ -2,7 +2,7 @@
 
 use super::{Builder, POLL_DEPTH};
 use crate::graph::{Node, WaitKind};
-use crate::index::End;
+use crate::index::{End, TCP_SYN_SENT};
 use crate::observation::{
     FdObject, FileId, InetObservation, SocketId, TaskObservation, UnixKind, UnixObservation, UnixState, Watch,
 };
@@ -132,9 +132,23 @@ impl Builder<'_> {
         if !socket.tcp || arrived || socket.remote.port() == 0 {
             return self.edge(node, Node::Outside);
         }
-        match self.index.inet_peer(socket) {
-            Some(peer) => self.holders(node, peer),
-            None => self.edge(node, Node::Remote(socket.remote)),
+        if socket.state == TCP_SYN_SENT {
+            // A poll for the end of a connect that does not block.
+            return match self.index.inet_listener(socket) {
+                Some(listener) => self.holders(node, listener.id),
+                None => self.edge(node, Node::Remote(socket.remote)),
+            };
+        }
+        if let Some(peer) = self.index.inet_peer(socket) {
+            return self.holders(node, peer);
+        }
+        match self.index.inet_listener(socket) {
+            // Nobody holds the other end: the listener has not accepted it yet, or somebody holds it who is not seen.
+            Some(listener) if !self.index.is_inbound(socket) => {
+                self.holders(node, listener.id);
+                self.edge(node, Node::Unseen);
+            }
+            _ => self.edge(node, Node::Remote(socket.remote)),
         }
     }
 
@@ -149,6 +163,15 @@ impl Builder<'_> {
         let family = to
             .and_then(|to| to.first_chunk())
             .map(|bytes| u16::from_ne_bytes(*bytes));
+        let object = self.index.descriptor(task, fd).map(|row| &row.object);
+        let unix = match object {
+            Some(FdObject::Unix(id)) => self.index.unix(*id),
+            _ => None,
+        };
+        let inet = match object {
+            Some(FdObject::Inet(id)) => self.index.inet(*id),
+            _ => None,
+        };
         let listener = match (family, to) {
             (Some(AF_UNIX), Some(to)) => {
                 let path = &to[2..];
@@ -157,27 +180,23 @@ impl Builder<'_> {
                     Some(0) | None => path,
                     Some(_) => path.split(|byte| *byte == 0).next().unwrap_or_default(),
                 };
-                let net_ns = match self.index.descriptor(task, fd).map(|row| &row.object) {
-                    Some(FdObject::Unix(id)) => self.index.unix(*id).map_or(0, |socket| socket.net_ns),
-                    _ => 0,
-                };
+                let net_ns = unix.map_or(0, |socket| socket.net_ns);
                 self.index.unix_listener(name, net_ns).map(|listener| listener.id)
             }
-            _ => match self.index.descriptor(task, fd).map(|row| &row.object) {
-                Some(FdObject::Inet(id)) => self
-                    .index
-                    .inet(*id)
-                    .and_then(|socket| self.index.inet_listener(socket))
-                    .map(|listener| listener.id),
-                _ => None,
-            },
+            _ => inet
+                .and_then(|socket| self.index.inet_listener(socket))
+                .map(|listener| listener.id),
         };
-        match listener {
-            Some(listener) => {
+        match (listener, inet.filter(|socket| socket.remote.port() != 0)) {
+            (Some(listener), _) => {
                 self.holders(node, listener);
                 WaitKind::Connect(listener)
             }
-            None => self.outside(node, WaitKind::ConnectOutside),
+            (None, Some(socket)) => {
+                self.edge(node, Node::Remote(socket.remote));
+                WaitKind::ConnectOutside(Some(socket.id))
+            }
+            (None, None) => self.outside(node, WaitKind::ConnectOutside(None)),
         }
     }
 

@@ -1,0 +1,152 @@
+//! The maps of TCP connections: who owns a socket, what became of a flow's connections, who listens where.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use rung_ebpf_common::{
+    COMM_LEN, Counter, FLOW_LATENCIES, FLOW_STARTS, Field, FlowCount, FlowKeyRecord, FlowRecord,
+    ListenerKeyRecord, MAX_FLOWS, MAX_LISTENERS, MAX_SOCKETS, SocketRecord,
+};
+
+use crate::event::count;
+use crate::kernel::probe;
+
+/// Open sockets by the address of their `struct sock`. Later events run in whatever process is interrupted: only here is
+/// their owner known.
+#[map]
+pub static SOCKETS: HashMap<u64, SocketRecord> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+/// Counts by flow. The reader removes what has been idle.
+#[map]
+static FLOWS: HashMap<FlowKeyRecord, FlowRecord> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+/// The process that listens on a port, or 0 if several do. Filled by the reader.
+#[map]
+pub static LISTENERS: HashMap<ListenerKeyRecord, u32> =
+    HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
+
+/// A record of zeros: too large for a program's stack.
+#[map]
+static BLANK_FLOW: Array<FlowRecord> = Array::with_max_entries(1, 0);
+
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+pub const IPPROTO_TCP: u16 = 6;
+
+/// Whether what runs belongs to the process whose socket is meant: in a system call, and not in an interrupt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    Owner,
+    Anybody,
+}
+
+/// The process that makes the current system call.
+#[inline(always)]
+pub fn current_process() -> u32 {
+    unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 }
+}
+
+/// The inode number of a socket's network namespace.
+#[inline(always)]
+pub fn net_namespace(sock: u64) -> u32 {
+    probe(probe(sock, Field::SockNet), Field::NetInum)
+}
+
+/// The remote address; IPv4 is mapped into IPv6.
+#[inline(always)]
+pub fn remote_address(sock: u64, family: u16) -> [u8; 16] {
+    if family != AF_INET {
+        return probe(sock, Field::SockRemote6);
+    }
+    let four: [u8; 4] = probe(sock, Field::SockRemote4);
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, four[0], four[1], four[2], four[3]]
+}
+
+/// The counts of a flow, made if they are not there yet.
+#[inline(always)]
+pub fn flow(key: &FlowKeyRecord, caller: Caller) -> Option<Flow> {
+    if let Some(record) = FLOWS.get_ptr_mut(key) {
+        return Some(Flow(record));
+    }
+    if let Some(blank) = BLANK_FLOW.get_ptr(0) {
+        // Another CPU may have been faster: then its entry is used.
+        let _ = FLOWS.insert(key, unsafe { &*blank }, BPF_NOEXIST as u64);
+    }
+    let Some(record) = FLOWS.get_ptr_mut(key) else {
+        count(Counter::FlowsLost);
+        return None;
+    };
+    if caller == Caller::Owner {
+        let leader: u64 = probe(unsafe { bpf_get_current_task() }, Field::TaskGroupLeader);
+        unsafe { (*record).comm = probe::<[u8; COMM_LEN]>(leader, Field::TaskComm) };
+    }
+    Some(Flow(record))
+}
+
+/// An entry of the map of flows. Several CPUs may count in it at once.
+#[derive(Clone, Copy)]
+pub struct Flow(*mut FlowRecord);
+
+impl Flow {
+    #[inline(always)]
+    pub fn add(self, what: FlowCount) {
+        unsafe { increment(&raw mut (*self.0).counts[what as usize]) };
+    }
+
+    /// Counts an attempt. Of two at the same time one may stay unremembered; both are counted.
+    #[inline(always)]
+    pub fn begin(self, now_ns: u64) {
+        unsafe {
+            let attempts = (*self.0).counts[FlowCount::Attempts as usize] as usize;
+            (*self.0).starts_ns[attempts & (FLOW_STARTS - 1)] = now_ns;
+            if (*self.0).first_start_ns == 0 {
+                (*self.0).first_start_ns = now_ns;
+            }
+        }
+        self.add(FlowCount::Attempts);
+    }
+
+    /// Counts a connection that took so long to make.
+    #[inline(always)]
+    pub fn establish(self, took_ns: u64) {
+        let mut class = 0usize;
+        let mut rest = took_ns / 1000;
+        // Halving steps: the instruction set has no count of leading zeros.
+        if rest >> 16 != 0 {
+            rest >>= 16;
+            class += 16;
+        }
+        if rest >> 8 != 0 {
+            rest >>= 8;
+            class += 8;
+        }
+        if rest >> 4 != 0 {
+            rest >>= 4;
+            class += 4;
+        }
+        if rest >> 2 != 0 {
+            rest >>= 2;
+            class += 2;
+        }
+        if rest >> 1 != 0 {
+            class += 2;
+        } else if rest != 0 {
+            class += 1;
+        }
+        // The verifier has to see the bound where the compiler knows it already.
+        let class = core::hint::black_box(class);
+        let class = if class >= FLOW_LATENCIES { FLOW_LATENCIES - 1 } else { class };
+        unsafe { increment((&raw mut (*self.0).latency).cast::<u32>().add(class)) };
+        self.add(FlowCount::Established);
+    }
+}
+
+/// Adds one, whatever other CPUs do meanwhile. Relaxed, and the result unused: an instruction that every kernel has, whereas
+/// the atomic types of `core` want more of a target than BPF offers.
+#[inline(always)]
+unsafe fn increment<T: Copy + From<u8>>(number: *mut T) {
+    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(number, T::from(1)) };
+}
