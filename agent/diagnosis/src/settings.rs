@@ -44,6 +44,8 @@ pub struct Settings {
     pub churn_least: usize,
     /// The window that rates need.
     pub rate_window: Duration,
+    /// What goes wrong over the network.
+    pub network: NetworkSettings,
     /// Attempts a second to one destination from which on failing ones are a retry storm.
     pub storm_rate: f64,
     /// Share of these attempts that has to fail.
@@ -92,8 +94,6 @@ pub struct Settings {
     pub breaker_silence: Duration,
     /// Share of the calls before that may go on in it: the probes.
     pub breaker_probes: f64,
-    /// What goes wrong over the network.
-    pub network: NetworkSettings,
 }
 
 impl Default for Settings {
@@ -115,6 +115,7 @@ impl Default for Settings {
             churn_growth: 10.0,
             churn_least: 50,
             rate_window: Duration::from_millis(4500),
+            network: NetworkSettings::default(),
             storm_rate: 5.0,
             storm_failing: 0.5,
             storm_length: Duration::from_secs(10),
@@ -139,7 +140,6 @@ impl Default for Settings {
             breaker_failures: 5.0,
             breaker_silence: Duration::from_secs(6),
             breaker_probes: 0.1,
-            network: NetworkSettings::default(),
         }
     }
 }

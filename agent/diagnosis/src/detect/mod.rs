@@ -30,6 +30,8 @@ mod retry_amplification;
 mod retry_storm;
 mod service;
 mod stopped_process;
+#[cfg(test)]
+mod tests;
 mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
@@ -246,13 +248,6 @@ pub static DETECTORS: &[Detector] = &[
     file_lock_wait::DETECTOR,
     stopped_process::DETECTOR,
     process_churn::DETECTOR,
-    thread_pile_up::DETECTOR,
-    backpressure::DETECTOR,
-    retry_storm::DETECTOR,
-    retry_amplification::DETECTOR,
-    cascading_wait::DETECTOR,
-    metastable::DETECTOR,
-    breaker_open::DETECTOR,
     connect_timeout::DETECTOR,
     connect_refused::DETECTOR,
     black_hole::DETECTOR,
@@ -265,6 +260,13 @@ pub static DETECTORS: &[Detector] = &[
     half_open::DETECTOR,
     cross_region_latency::DETECTOR,
     asymmetric_traffic::DETECTOR,
+    thread_pile_up::DETECTOR,
+    backpressure::DETECTOR,
+    retry_storm::DETECTOR,
+    retry_amplification::DETECTOR,
+    cascading_wait::DETECTOR,
+    metastable::DETECTOR,
+    breaker_open::DETECTOR,
 ];
 
 /// "1 thread", "3 threads".
