@@ -54,6 +54,10 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
         causes[effect] = (0..drafts.len())
             .filter(|cause| *cause != effect && explains(&drafts[*cause], &drafts[effect]))
             .filter_map(|cause| {
+                if is_cut_off(&drafts[cause], &drafts[effect]) {
+                    let rank = precedence(drafts[cause].mode);
+                    return Some((0, drafts[cause].mode.rung(), rank, cause));
+                }
                 let there = distance(effect, cause)?;
                 let mutual = distance(cause, effect).is_some();
                 let ranks = (precedence(drafts[cause].mode), precedence(drafts[effect].mode));
@@ -76,9 +80,38 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
     causes
 }
 
+/// Whether an effect is what a partition looks like on one destination: the same program, and the port of its set.
+fn is_cut_off(cause: &Draft, effect: &Draft) -> bool {
+    let affected = || {
+        let others = cause.others.iter().map(|(_, party)| party.pid);
+        others
+            .chain([cause.subject.pid])
+            .any(|pid| pid == effect.subject.pid)
+    };
+    let port = |draft: &Draft| draft.flow.map(|(_, remote)| remote.port());
+    cause.mode == Mode::Partition
+        && matches!(effect.mode, Mode::ConnectTimeout | Mode::BlackHole)
+        && port(cause) == port(effect)
+        && affected()
+}
+
+/// Whether an effect lies in the packets' way: no process explains it, since its kernel answers for it whatever it does.
+fn is_of_the_path(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::BlackHole | Mode::Partition | Mode::PacketLoss | Mode::HalfOpen
+    )
+}
+
 /// Whether the dates admit it: a cause does not begin after its effect. An orphan is known by what it holds on to, and
 /// others may have waited for that before its parent died.
 fn explains(cause: &Draft, effect: &Draft) -> bool {
+    if is_cut_off(cause, effect) {
+        return true;
+    }
+    if is_of_the_path(effect.mode) {
+        return false;
+    }
     if cause.mode == Mode::Orphan && cause.subject.pid == effect.subject.pid {
         return true;
     }
