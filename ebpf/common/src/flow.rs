@@ -114,6 +114,7 @@ const _: () = assert!(
 
 /// What is remembered of an open socket, by the address of its `struct sock`.
 #[derive(Clone, Copy)]
+#[cfg_attr(feature = "user", derive(zerocopy::IntoBytes, zerocopy::Immutable))]
 #[repr(C)]
 pub struct SocketRecord {
     /// Its flow.

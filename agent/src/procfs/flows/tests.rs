@@ -1,8 +1,9 @@
-//! Made-up pictures, a hundred milliseconds apart.
+//! Made-up pictures, a hundred milliseconds apart, and the live host.
 
-use rung_diagnosis::observation::{DescriptorObservation, TaskObservation};
+use rung_diagnosis::observation::{DescriptorObservation, Signal, TaskObservation, View};
 
 use super::*;
+use crate::procfs::ProcfsSource;
 
 const STEP_NS: u64 = 100_000_000;
 const CLIENT: u32 = 100;
@@ -371,4 +372,50 @@ fn without_figures_nothing_is_claimed() {
     let flow = only(&events);
     assert_eq!((flow.established, flow.requests, flow.retransmits), (1, 0, 0));
     assert_eq!(only(&story.next(&[])).closed, 1);
+}
+
+#[test]
+fn connections_are_told_from_picture_to_picture() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut source = ProcfsSource::new("/proc".into());
+    source.picture().unwrap();
+    assert_eq!(source.take_flows(), None);
+    source.watch_flows();
+    let mut sum: Option<FlowObservation> = None;
+    let mut look = |sum: &mut Option<FlowObservation>| {
+        let picture = source.picture().unwrap();
+        let ours = |flow: &FlowObservation| flow.key.address == address && flow.key.pid == std::process::id();
+        for flow in source.take_flows().unwrap().flows.into_iter().filter(ours) {
+            match sum {
+                Some(sum) => sum.add(&flow),
+                None => *sum = Some(flow),
+            }
+        }
+        picture.sight
+    };
+    look(&mut sum);
+    let first = std::net::TcpStream::connect(address).unwrap();
+    look(&mut sum);
+    // The queue is full: this one is not answered.
+    let flags = rustix::net::SocketFlags::NONBLOCK;
+    let family = rustix::net::AddressFamily::INET;
+    let second = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None).unwrap();
+    let outcome = rustix::net::connect(&second, &address);
+    assert_eq!(outcome, Err(rustix::io::Errno::INPROGRESS));
+    std::thread::sleep(Duration::from_millis(1300));
+    look(&mut sum);
+    drop(second);
+    drop(first);
+    let sight = look(&mut sum);
+    let flow = sum.unwrap();
+    assert_eq!(
+        (flow.attempts, flow.established, flow.aborted, flow.closed),
+        (2, 1, 1, 1)
+    );
+    assert_eq!((flow.syn_retransmits, flow.timed_out, flow.refused), (1, 0, 0));
+    assert_eq!(flow.recent_starts_ns.len(), 1);
+    let view = sight.view(Signal::ConnectEvents);
+    assert!(matches!(view, Some(View::Partial { why, .. }) if why.contains("between two")));
 }
