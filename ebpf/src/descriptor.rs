@@ -332,8 +332,10 @@ fn tcp(body: &mut InetBody, sock: u64) {
         probe::<u32>(sock, Field::TcpReceiveNext).wrapping_sub(probe(sock, Field::TcpCopied));
     let write_seq: u32 = probe(sock, Field::TcpWriteSeq);
     body.send_queue = write_seq.wrapping_sub(probe(sock, Field::TcpSendUnacked));
-    let next: u32 = probe(sock, Field::TcpSendNext);
-    body.not_sent = write_seq.wrapping_sub(next);
+    body.not_sent = match offset(Field::TcpSendNext) {
+        ABSENT => 0,
+        at => write_seq.wrapping_sub(read_at(sock, at)),
+    };
     body.probes = probe::<u8>(sock, Field::IcskProbesOut) as u32;
     body.retransmit_stamp = probe(sock, Field::TcpRetransmitStamp);
     body.reserved = 0;

@@ -109,9 +109,9 @@ impl Flow {
         self.add(FlowCount::Attempts);
     }
 
-    /// Counts a connection that took so long to make.
+    /// Notes how long it took to connect.
     #[inline(always)]
-    pub fn establish(self, took_ns: u64) {
+    pub fn took(self, took_ns: u64) {
         let mut class = 0usize;
         let mut rest = took_ns / 1000;
         // Halving steps: the instruction set has no count of leading zeros.
@@ -140,7 +140,6 @@ impl Flow {
         let class = core::hint::black_box(class);
         let class = if class >= FLOW_LATENCIES { FLOW_LATENCIES - 1 } else { class };
         unsafe { increment((&raw mut (*self.0).latency).cast::<u32>().add(class)) };
-        self.add(FlowCount::Established);
     }
 }
 

@@ -115,7 +115,10 @@ fn establish(sock: u64) {
     let record = unsafe { &mut *record };
     record.bits |= socket_bits::ESTABLISHED;
     if let Some(flow) = flow(&record.flow, Caller::Anybody) {
-        flow.establish(unsafe { bpf_ktime_get_ns() } - record.started_ns);
+        flow.add(FlowCount::Established);
+        if record.started_ns != 0 {
+            flow.took(unsafe { bpf_ktime_get_ns() } - record.started_ns);
+        }
     }
 }
 
@@ -201,7 +204,9 @@ fn end(sock: u64, old: u32) {
             let unasked = by_peer && record.bits & socket_bits::ANSWERED == 0;
             close(record, error != 0 || unasked || waits_long(record));
         }
-        if (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
+        // Not what fails meanwhile because the reset reaches it on this host.
+        if error == 0
+            && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
             && let Some(closed) = LAST_CLOSED.get_ptr_mut(0)
         {
             unsafe {

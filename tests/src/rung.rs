@@ -309,6 +309,19 @@ impl Finding<'_> {
             .any(|key| holds_text(&self.0[key], text))
     }
 
+    /// The numbers of the evidence whose signal contains this word.
+    pub fn figures(&self, signal: &str) -> Vec<f64> {
+        let evidence = self.0["evidence"].as_array().into_iter().flatten();
+        evidence
+            .filter(|evidence| {
+                evidence["signal"]
+                    .as_str()
+                    .is_some_and(|name| name.contains(signal))
+            })
+            .filter_map(|evidence| evidence["value"].as_f64())
+            .collect()
+    }
+
     /// Its age in seconds.
     pub fn age_seconds(&self) -> Option<f64> {
         self.0["age_seconds"].as_f64()

@@ -1,9 +1,10 @@
 //! The picture by BPF iterators: every thread and every waitable descriptor of the host, in all containers at once,
-//! with no hook on anybody's path.
+//! with no hook on anybody's path. While a window runs, tracepoints count what happens between pictures.
 //!
 //! Degradation: without BTF, privilege or iterators [`BpfSource::open`] says why and what would help, and the caller
 //! falls back to [`crate::procfs`]. Without `bpf_copy_from_user_task` (before 5.18) the plain iterator is used, and the
-//! memory of blocked threads is declared unseen. Without raw tracepoints the event counts are declared unseen.
+//! memory of blocked threads is declared unseen. Without raw tracepoints the event counts are declared unseen, and without those of
+//! messages on sockets (before 6.3) the turns of requests.
 
 mod btf;
 mod decode;
@@ -14,7 +15,7 @@ mod walk;
 use std::fs;
 use std::time::Duration;
 
-use aya::programs::{Iter, ProgramError};
+use aya::programs::{Iter, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use rung_diagnosis::observation::{EventsObservation, Picture, Signal, Source, View};
 use rung_ebpf_common::{KernelOffsets, Machine};
@@ -60,6 +61,17 @@ impl Unavailable {
 pub struct IterError {
     iterator: &'static str,
     source: std::io::Error,
+}
+
+/// What an event program has cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramCost {
+    /// Its name, that of its hook.
+    pub name: String,
+    /// Time it ran, nanoseconds.
+    pub run_ns: u64,
+    /// How often it ran.
+    pub runs: u64,
 }
 
 /// The loaded programs.
@@ -135,7 +147,7 @@ impl BpfSource {
         })
     }
 
-    /// Starts counting forks, execs and exits.
+    /// Starts counting forks, execs and exits, and what happens to TCP connections.
     pub fn watch_events(&mut self) -> Result<(), Unavailable> {
         if self.nested {
             return Err(Unavailable::new(
@@ -152,6 +164,23 @@ impl BpfSource {
     /// What was counted since the last call; `None` if nothing is being counted.
     pub fn take_events(&mut self) -> Option<EventsObservation> {
         self.events.as_mut().map(|events| events.take(&mut self.ebpf))
+    }
+
+    /// What each attached event program has cost so far, by the kernel's own accounting; zeros unless that is switched on
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn event_costs(&self) -> Vec<ProgramCost> {
+        let programs = self.ebpf.programs().filter_map(|(name, program)| {
+            let Program::RawTracePoint(program) = program else {
+                return None;
+            };
+            let info = program.info().ok()?;
+            Some(ProgramCost {
+                name: name.to_owned(),
+                run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+                runs: info.run_count(),
+            })
+        });
+        programs.collect()
     }
 
     /// Names of kernel fields that this kernel lacks and that the programs do without.
@@ -184,6 +213,9 @@ impl BpfSource {
         self.walk_large_tables()?;
         decode::decode(self.tasks.bytes(), self.descriptors.bytes(), &mut picture);
         picture.ended_ns = clock::monotonic_ns();
+        if let Some(events) = &mut self.events {
+            events.tell(&mut self.ebpf, &picture);
+        }
         self.describe_sight(&mut picture);
         Ok(picture)
     }
@@ -229,6 +261,7 @@ impl BpfSource {
             Signal::PipeFill,
             Signal::UnixSockets,
             Signal::InetSockets,
+            Signal::TcpFigures,
         ] {
             sight.set(signal, view.clone());
         }
@@ -240,15 +273,18 @@ impl BpfSource {
             },
         };
         sight.set(Signal::FutexWords, memory);
-        let events = match &self.events {
-            Some(_) => View::Full,
-            None => View::Blind {
-                why: "events were not counted: a single picture was taken".into(),
-                remedy: "run with --for 5s".into(),
-            },
+        let uncounted = View::Blind {
+            why: "events were not counted: a single picture was taken".into(),
+            remedy: "run with --for 5s".into(),
         };
-        sight.set(Signal::ExitEvents, events.clone());
-        sight.set(Signal::ForkCounts, events);
+        let (processes, [connects, turns]) = match &self.events {
+            Some(events) => (View::Full, events.connection_views()),
+            None => (uncounted.clone(), [uncounted.clone(), uncounted]),
+        };
+        sight.set(Signal::ExitEvents, processes.clone());
+        sight.set(Signal::ForkCounts, processes);
+        sight.set(Signal::ConnectEvents, connects);
+        sight.set(Signal::RequestTurns, turns);
     }
 }
 

@@ -116,7 +116,16 @@ impl Probe {
         let mut picture = source.picture().map_err(|error| failed(&error))?;
         let events = source.take_events();
         if let Some(refused) = &self.events_refused {
-            blind(&mut picture, &[Signal::ExitEvents, Signal::ForkCounts], refused);
+            blind(
+                &mut picture,
+                &[
+                    Signal::ExitEvents,
+                    Signal::ForkCounts,
+                    Signal::ConnectEvents,
+                    Signal::RequestTurns,
+                ],
+                refused,
+            );
         }
         self.add_hidden(&mut picture);
         add_locks(&mut picture);

@@ -108,11 +108,13 @@ pub struct FlowRecord {
     pub comm: [u8; COMM_LEN],
 }
 
-const _: () =
-    assert!(size_of::<FlowRecord>() == 8 * (FlowCount::ALL.len() + 1 + FLOW_STARTS) + 4 * FLOW_LATENCIES + COMM_LEN);
+const _: () = assert!(
+    size_of::<FlowRecord>() == 8 * (FlowCount::ALL.len() + 1 + FLOW_STARTS) + 4 * FLOW_LATENCIES + COMM_LEN
+);
 
 /// What is remembered of an open socket, by the address of its `struct sock`.
 #[derive(Clone, Copy)]
+#[cfg_attr(feature = "user", derive(zerocopy::IntoBytes, zerocopy::Immutable))]
 #[repr(C)]
 pub struct SocketRecord {
     /// Its flow.

@@ -17,7 +17,7 @@
 //! # Source
 //! Events of connections and turns of requests. An inference: what the program intends cannot be seen.
 
-use super::service::{Listeners, address_in_words, named, outbound, requests_in, served};
+use super::service::{address_in_words, named, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -42,11 +42,10 @@ const STILL_ASKED: f64 = 0.5;
 const LEAST_REQUESTS: f64 = 1.0;
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     outbound(context)
         .into_iter()
         .filter(|(key, _)| context.index.lives(key.pid))
-        .filter_map(|(key, history)| draft(context, &listeners, key, history))
+        .filter_map(|(key, history)| draft(context, key, history))
         .collect()
 }
 
@@ -66,12 +65,7 @@ fn burst(context: &Context<'_>, calls: &Timeline) -> Option<(usize, usize)> {
     (silence - last <= 2).then_some((first, silence))
 }
 
-fn draft(
-    context: &Context<'_>,
-    listeners: &Listeners<'_>,
-    key: &FlowKey,
-    history: &FlowHistory,
-) -> Option<Draft> {
+fn draft(context: &Context<'_>, key: &FlowKey, history: &FlowHistory) -> Option<Draft> {
     let settings = context.settings;
     let served = served(context, key.pid)?;
     let calls = Timeline::of(context.window, [history]);
@@ -122,7 +116,7 @@ fn draft(
         Evidence::from_file("requests_served_now", still_asked, "requests/s", source),
         Evidence::from_file("silence", silent, "s", source),
     ];
-    let servers = listeners.servers(context, key.net_ns, key.address);
+    let servers = servers(context, key.net_ns, key.address);
     Some(Draft {
         mode: Mode::BreakerOpen,
         severity: Severity::Notice,
@@ -145,3 +139,6 @@ fn draft(
         depends_on: servers,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::service::{Listeners, address_in_words, named, outbound, requests_in, served};
+use super::service::{address_in_words, named, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -67,7 +67,6 @@ struct Phases {
 }
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     let mut by_destination: BTreeMap<(u32, SocketAddr), Vec<(&FlowKey, &FlowHistory)>> = BTreeMap::new();
     for (key, history) in outbound(context) {
         let flows = by_destination.entry((key.net_ns, key.address)).or_default();
@@ -75,7 +74,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
     }
     by_destination
         .into_iter()
-        .filter_map(|(destination, flows)| draft(context, &listeners, destination, &flows))
+        .filter_map(|(destination, flows)| draft(context, destination, &flows))
         .collect()
 }
 
@@ -127,7 +126,6 @@ fn longest_call_seconds(context: &Context<'_>, destination: SocketAddr) -> f64 {
 
 fn draft(
     context: &Context<'_>,
-    listeners: &Listeners<'_>,
     (net_ns, address): (u32, SocketAddr),
     flows: &[(&FlowKey, &FlowHistory)],
 ) -> Option<Draft> {
@@ -204,7 +202,7 @@ fn draft(
         evidence.push(Evidence::from_file("load_before", load.0, "requests/s", source));
         evidence.push(Evidence::from_file("load_now", load.1, "requests/s", source));
     }
-    let servers = listeners.servers(context, net_ns, address);
+    let servers = servers(context, net_ns, address);
     let mut others: Vec<(Role, Party)> = servers
         .iter()
         .filter(|server| **server != pid)
@@ -235,3 +233,6 @@ fn draft(
         depends_on: servers,
     })
 }
+
+#[cfg(test)]
+mod tests;

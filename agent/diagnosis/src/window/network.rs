@@ -2,6 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
+use super::attempts::{self, Attempt};
+use super::balance::Balance;
 use crate::observation::{
     EventsObservation, FlowKey, FlowObservation, InetObservation, NetworkObservation, Picture, SocketId,
     TcpFigures,
@@ -79,10 +81,16 @@ pub struct NetworkHistory {
     pub networks: FxHashMap<u32, NetworkObservation>,
     /// Queue of each listener at each picture, with its time: connections that wait to be accepted.
     pub backlogs: FxHashMap<SocketId, Vec<(u64, u32)>>,
+    /// Connection attempts that were seen waiting for an answer, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Bytes exchanged with each peer over time.
+    pub balance: Balance,
 }
 
 impl NetworkHistory {
     pub(super) fn add_picture(&mut self, picture: &Picture) {
+        attempts::follow(&mut self.attempts, picture);
+        self.balance.add_picture(picture);
         let mut sockets = FxHashMap::default();
         for socket in &picture.inet_sockets {
             let before = self.sockets.get(&socket.id);

@@ -223,15 +223,62 @@ fn figures(body: &InetBody, monotonic_ns: u64) -> TcpFigures {
         bytes_received: body.bytes_received,
         receive_window_limited_us: ticks_us(body.window_limited),
         send_buffer_limited_us: ticks_us(body.buffer_limited),
-        probes: 0,
-        not_sent: 0,
-        unanswered_ms: None,
+        probes: body.probes.min(u8::MAX.into()) as u8,
+        not_sent: body.not_sent,
+        // The stamp may outlive what was sent again; without anything in flight it tells nothing.
+        unanswered_ms: (body.packets_out != 0)
+            .then(|| since_stamp_ms(body.retransmit_stamp, monotonic_ns))
+            .flatten(),
     }
 }
+
+/// How long ago a stamp of TCP's clock was made: CLOCK_MONOTONIC in milliseconds, or, if the route asks for it
+/// (`tcp_usec_ts`, since 6.7), in microseconds, in 32 bits (tcp_time_stamp_ts(), include/net/tcp.h). The socket tells the
+/// unit by a bit that has no address; but no segment is sent again for [`LONGEST_MS`] (tcp_retries2(7) ends it after 15
+/// to 30 minutes by default), and so a stamp that says so is of the other unit. `None` for no stamp, or a senseless one.
+fn since_stamp_ms(stamp: u32, monotonic_ns: u64) -> Option<u32> {
+    if stamp == 0 {
+        return None;
+    }
+    // Rows are written a little after the picture begins.
+    let ago = |now: u64, slack: u32| {
+        let ago = (now as u32).wrapping_sub(stamp);
+        if ago.wrapping_neg() <= slack { 0 } else { ago }
+    };
+    let by_ms = ago(monotonic_ns / 1_000_000, SLACK_MS);
+    let by_us = ago(monotonic_ns / 1000, SLACK_MS * 1000) / 1000;
+    [by_ms, by_us].into_iter().find(|ago| *ago <= LONGEST_MS)
+}
+
+/// A picture takes no longer than this.
+const SLACK_MS: u32 = 10_000;
+/// With more it is not plausible that a segment is still being sent again.
+const LONGEST_MS: u32 = 3_600_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_age_of_a_stamp_is_told_in_either_unit() {
+        let now_ns = 50_000 * 1_000_000_000;
+        assert_eq!(since_stamp_ms(0, now_ns), None);
+        assert_eq!(since_stamp_ms(50_000_000 - 1500, now_ns), Some(1500));
+        assert_eq!(
+            since_stamp_ms(50_000_000 + 20, now_ns),
+            Some(0),
+            "written during the picture"
+        );
+        let us = |ago_ms: u64| ((50_000_000 - ago_ms) * 1000) as u32;
+        assert_eq!(since_stamp_ms(us(7000), now_ns), Some(7000));
+        assert_eq!(
+            since_stamp_ms(3_050_327_040, now_ns),
+            None,
+            "neither unit makes sense of it"
+        );
+        let wrapped_ns = ((1u64 << 32) + 100) * 1_000_000;
+        assert_eq!(since_stamp_ms(u32::MAX - 99, wrapped_ns), Some(200));
+    }
 
     #[test]
     fn tick_rate_is_told_from_uptime() {

@@ -1,55 +1,58 @@
-//! Process life-cycle events: counted in kernel maps, read and emptied at each picture.
+//! Events of processes and of connections: counted in kernel maps, read at each picture.
+
+mod connections;
+mod flows;
+mod hook;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::RawTracePoint;
-use rung_diagnosis::observation::{Comm, EventsObservation, ExitObservation};
+use rung_diagnosis::observation::{Comm, EventsObservation, ExitObservation, Picture, View};
 use rung_ebpf_common::{Counter, ExitRecord};
 use zerocopy::FromBytes;
 
-use super::{Unavailable, reason};
+use self::connections::Connections;
+use super::Unavailable;
 use crate::clock;
 
-/// One program for each hook.
-const HOOKS: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
+/// What happens to processes.
+const PROCESS_HOOKS: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
 
 /// The attached programs and what was read of their maps so far.
 pub(super) struct Events {
     since_ns: u64,
     seen: [u64; Counter::COUNT as usize],
     exits: RingBuf<MapData>,
+    connections: Connections,
 }
 
 impl Events {
     pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
-        let failed = |what: &str, error: &dyn std::error::Error| {
-            Unavailable::new(
-                format!("cannot watch {what}: {}", reason(error)),
-                "run as root, or with CAP_BPF and CAP_PERFMON",
-            )
-        };
-        let missing = || Unavailable::new("the BPF object lacks the event programs", "reinstall rung");
-        for hook in HOOKS {
-            let program: &mut RawTracePoint = ebpf
-                .program_mut(hook)
-                .ok_or_else(missing)?
-                .try_into()
-                .map_err(|error: aya::programs::ProgramError| failed(hook, &error))?;
-            program.load().map_err(|error| failed(hook, &error))?;
-            program.attach(hook).map_err(|error| failed(hook, &error))?;
-        }
-        let ring = ebpf.take_map("EXITS").ok_or_else(missing)?;
-        let exits = RingBuf::try_from(ring).map_err(|error| failed("exits", &error))?;
+        hook::attach_all(ebpf, &PROCESS_HOOKS)?;
+        let ring = ebpf.take_map("EXITS").ok_or_else(hook::missing)?;
+        let exits = RingBuf::try_from(ring).map_err(|error| hook::refused("exits", &error))?;
+        let connections = Connections::attach(ebpf);
         Ok(Events {
             since_ns: clock::monotonic_ns(),
             seen: counters(ebpf),
             exits,
+            connections,
         })
+    }
+
+    /// Whether attempts to connect, and turns of requests, are seen.
+    pub(super) fn connection_views(&self) -> [View; 2] {
+        [self.connections.view(), self.connections.turns_view()]
+    }
+
+    /// Tells the programs what they cannot know by themselves.
+    pub(super) fn tell(&mut self, ebpf: &mut Ebpf, picture: &Picture) {
+        self.connections.tell(ebpf, picture);
     }
 
     /// What was counted since the last call.
     pub(super) fn take(&mut self, ebpf: &mut Ebpf) -> EventsObservation {
         let now = clock::monotonic_ns();
+        let (flows, damaged) = self.connections.take(ebpf, now);
         let totals = counters(ebpf);
         let since = |counter: Counter| {
             let index = counter as usize;
@@ -64,8 +67,8 @@ impl Events {
             exits_total: since(Counter::Exits),
             exits: Vec::new(),
             exits_lost: since(Counter::ExitsLost),
-            flows: Vec::new(),
-            flows_lost: 0,
+            flows,
+            flows_lost: since(Counter::FlowsLost) + damaged,
         };
         while let Some(item) = self.exits.next() {
             if let Ok((record, _)) = ExitRecord::read_from_prefix(&item) {

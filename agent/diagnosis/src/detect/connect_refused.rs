@@ -1,0 +1,104 @@
+//! # What
+//! A process keeps asking for connections where nobody listens: each attempt is answered by a reset.
+//!
+//! # Signal
+//! Attempts by process and destination, and those of them that were refused (ECONNREFUSED), counted as they happen.
+//!
+//! # Healthy twin
+//! One probe of a port; a client that tries one loopback address of a name, is refused, and gets through at the other;
+//! a server that restarts within a few attempts of many that succeed.
+//!
+//! # Thresholds
+//! `refused_attempts` (3) in the window, and `refused_share` (half) of the attempts.
+//!
+//! # Source
+//! connect(2), "ECONNREFUSED"; RFC 9293, 3.5.2.
+
+use std::net::SocketAddr;
+
+use super::{Context, Detector, Draft, peer};
+use crate::finding::{Confidence, Evidence, Role};
+use crate::mode::Mode;
+use crate::observation::{Direction, FlowKey, FlowObservation, Signal};
+
+pub(super) const DETECTOR: Detector = Detector {
+    mode: Mode::ConnectRefused,
+    needs: &[Signal::Tasks, Signal::ConnectEvents],
+    helped_by: &[Signal::InetSockets],
+    needs_window: Some(|settings| settings.rate_window),
+    detect,
+    blind_spot: None,
+};
+
+fn detect(context: &Context<'_>) -> Vec<Draft> {
+    let settings = &context.settings.network;
+    let flows = &context.window.network.flows;
+    let mut drafts = Vec::new();
+    for (key, history) in flows {
+        let flow = &history.total;
+        let attempts = flow.attempts.max(flow.established + flow.failed());
+        if key.direction != Direction::Outbound
+            || flow.refused < settings.refused_attempts
+            || (flow.refused as f64) < settings.refused_share * attempts as f64
+            || has_other_address(context, key, flow)
+        {
+            continue;
+        }
+        drafts.push(draft(context, key, flow, attempts));
+    }
+    drafts
+}
+
+/// Whether the process gets through to another address of the same name as often as it is refused at this one.
+fn has_other_address(context: &Context<'_>, key: &FlowKey, flow: &FlowObservation) -> bool {
+    let others = context.window.network.flows.iter().filter(|(other, _)| {
+        other.direction == Direction::Outbound
+            && other.pid == key.pid
+            && other.address.port() == key.address.port()
+            && same_name(context, key.address, other.address)
+    });
+    others.map(|(_, history)| history.total.established).sum::<u64>() >= flow.refused
+}
+
+fn same_name(context: &Context<'_>, one: SocketAddr, other: SocketAddr) -> bool {
+    let (one, other) = (one.ip(), other.ip());
+    let names = &context.host.names;
+    let named = names.iter().filter(|name| name.address == one);
+    one != other
+        && (one.is_loopback() && other.is_loopback()
+            || named.map(|name| &name.name).any(|name| {
+                names
+                    .iter()
+                    .any(|also| also.address == other && also.name == *name)
+            }))
+}
+
+fn draft(context: &Context<'_>, key: &FlowKey, flow: &FlowObservation, attempts: u64) -> Draft {
+    let (pid, remote) = (key.pid, key.address);
+    let comm = match context.index.process(pid) {
+        Some(task) => task.comm,
+        None => flow.comm,
+    };
+    let listener = context.index.listener_for(key.net_ns, remote);
+    let listeners = listener.map_or_else(Vec::new, |one| context.index.socket_processes(one.id));
+    let now = match listeners.first() {
+        Some(listener) => format!(", where {} ({listener}) listens now", context.comm(*listener)),
+        None => String::new(),
+    };
+    let summary = format!(
+        "{comm} ({pid}) is refused by {remote}{now}: {} of {attempts} attempts",
+        flow.refused
+    );
+    let mut draft = Draft::of_process(Mode::ConnectRefused, pid, summary);
+    draft.confidence = Confidence::Proven;
+    draft.since_ns = Some(flow.first_start_ns).filter(|since| *since != 0 && flow.established == 0);
+    let source = "tcp tracepoints";
+    draft.evidence = vec![
+        Evidence::from_file("destination", remote.to_string(), "", source),
+        Evidence::from_file("connect_refused", flow.refused, "attempts", source),
+        Evidence::from_file("attempts", attempts, "attempts", source),
+    ];
+    peer::add(&mut draft, Role::Listener, &listeners);
+    draft.flow = Some((None, remote));
+    draft
+}
