@@ -8,12 +8,14 @@
 //! missing is said by the two views of a [`Reading`]. The range of local ports is a file of the reader's own namespace
 //! (/proc/sys/net), so it is unknown of the others.
 
+mod addresses;
 mod counters;
 mod ownerless;
 mod residents;
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -131,6 +133,7 @@ impl Networks {
                 at_ns: clock::monotonic_ns(),
                 ..NetworkObservation::default()
             };
+            network.addresses = read_addresses(process.as_fd());
             let is_own = net_ns == own_ns;
             let counted = read_counters(process.as_fd(), &mut network);
             if is_own {
@@ -193,10 +196,10 @@ impl Networks {
     }
 }
 
-/// How many TCP connections a namespace has seen opened from within, from the text of its snmp table.
-pub(crate) fn active_opens(snmp: &[u8]) -> Option<u64> {
+/// How many TCP connections a namespace has opened and accepted so far, from the text of its snmp table.
+pub(crate) fn opens(snmp: &[u8]) -> Option<(u64, u64)> {
     let mut network = NetworkObservation::default();
-    (counters::read_table(snmp, &mut network) > 0).then_some(network.active_opens)
+    (counters::read_table(snmp, &mut network) > 0).then_some((network.active_opens, network.passive_opens))
 }
 
 /// Reads the counters of the namespace of a process, whose directory is given; false if there are none.
@@ -215,6 +218,14 @@ fn read_counters(process: BorrowedFd<'_>, network: &mut NetworkObservation) -> b
         network.time_wait = count;
     }
     found > 0
+}
+
+/// The addresses of the namespace of a process, whose directory is given; none where the tables cannot be read.
+fn read_addresses(process: BorrowedFd<'_>) -> Vec<IpAddr> {
+    let table = |path: &str| read(process, Path::new(path)).unwrap_or_default();
+    let mut found = addresses::of_trie(&table("net/fib_trie"));
+    found.extend(addresses::of_interfaces(&table("net/if_inet6")));
+    found
 }
 
 fn open(dir: impl AsFd, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
