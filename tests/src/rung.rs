@@ -175,6 +175,12 @@ impl Report {
         })
     }
 
+    /// What the coverage says was not seen of a mode.
+    pub fn why(&self, mode: Mode) -> Option<&str> {
+        let entries = self.value["coverage"].as_array()?;
+        entries.iter().find(|entry| entry["mode"] == mode.id())?["why"].as_str()
+    }
+
     /// The findings, and the coverage of what was not seen whole though it is detected.
     pub fn in_short(&self) -> String {
         let mut short = self.value.clone();

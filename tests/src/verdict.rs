@@ -43,6 +43,9 @@ fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
             .subjects
             .iter()
             .all(|&pid| report.declares(mode, pid.cast_unsigned()))
+            || truth
+                .declared_as
+                .is_some_and(|words| report.why(mode).is_some_and(|why| why.contains(words)))
     });
     if truth.certainty == Certainty::FoundOrDeclared && declared {
         return Vec::new();
@@ -242,6 +245,18 @@ mod tests {
     fn silence_is_a_problem_unless_it_was_allowed_and_declared() {
         assert!(problems(&truth(), &[]).contains("no finding pipe-stall"));
         assert_eq!(problems(&truth().certainty(Certainty::FoundOrDeclared), &[]), "");
+    }
+
+    #[test]
+    fn what_is_declared_for_all_processes_is_declared_in_the_right_words() {
+        let mut observed = report(&[]);
+        for entry in observed.value["coverage"].as_array_mut().unwrap() {
+            entry["status"] = json!("clear");
+            entry["why"] = json!("the ports of 3 namespaces are unknown");
+        }
+        let problems = |words| judge(&truth().or_declared_as(words), &[7, 8], Source::Best, &observed);
+        assert!(problems("the ports of").is_empty());
+        assert!(!problems("the names of").is_empty());
     }
 
     #[test]

@@ -20,35 +20,40 @@ pub(crate) const CASES: &[Case] = &[
         "a drop is added between two requests of a connection; the client waits for its answer",
         |stage| vanishing(stage, Family::V4, "request", &["0.05"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-v6",
         BlackHole,
         "a drop is added between two requests of a connection over IPv6",
         |stage| vanishing(stage, Family::V6, "request", &["0.05"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-bulk",
         BlackHole,
         "a drop is added while a client sends without waiting for answers",
         |stage| vanishing(stage, Family::V4, "bulk", &["65536", "0.01"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-zero-window",
         Backpressure,
         "a reader does not read: every probe of its window is acknowledged",
         |stage| deaf(stage, Family::V4),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-zero-window-v6",
         Backpressure,
         "a reader does not read, over IPv6",
         |stage| deaf(stage, Family::V6),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::twin(
         "black-hole-twin-brief-zero-window",
         Backpressure,

@@ -20,21 +20,24 @@ pub(crate) const CASES: &[Case] = &[
         "a client is blocked in connect while its SYNs are dropped",
         |stage| waits(stage, Family::V4, "connect", SYS_connect),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-v6",
         ConnectTimeout,
         "a client is blocked in connect over IPv6 while its SYNs are dropped",
         |stage| waits(stage, Family::V6, "connect", SYS_connect),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-epoll",
         ConnectTimeout,
         "an event loop waits for a connection while its SYNs are dropped",
         |stage| waits(stage, Family::V4, "connect-epoll", SYS_epoll_wait),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-impatient",
         ConnectTimeout,
@@ -59,7 +62,8 @@ pub(crate) const CASES: &[Case] = &[
         "a listener on another network namespace of this machine never accepts, and its queue is full",
         full_listener,
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::twin(
         "connect-timeout-twin-lost-syn",
         ConnectTimeout,
@@ -71,7 +75,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::twin(
         "connect-timeout-twin-unreachable",
         ConnectTimeout,
-        "a router says at once that the host is unreachable: an answer, if no good one",
+        "a router says that the host is unreachable: an answer, if no good one",
         unreachable,
     )
     .needs(NETWORK)

@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| dropped(stage, Family::V4),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::fault(
         "dns-stall-v6",
@@ -28,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| dropped(stage, Family::V6),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::twin(
         "dns-stall-twin-answers",

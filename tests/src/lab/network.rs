@@ -20,7 +20,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::case::Need;
 use super::stage::{Play, Stage};
 
-/// What every case with a network of its own needs.
+/// What every case with a network of its own needs. Its faults are beyond /proc: sock_diag(7) shows the sockets of the
+/// reader's own namespace only, and a diagnosis without BPF declares that.
 pub(crate) const NETWORK: &[Need] = &[
     Need::Root,
     Need::Program("ip"),

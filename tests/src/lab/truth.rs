@@ -115,6 +115,8 @@ pub struct Truth {
     pub figures: Vec<Figure>,
     /// Modes that may explain it, of the same culprit: what is retried is refused, for one. They need not be said.
     pub grounds: Vec<Mode>,
+    /// Words by which the coverage declares, for all processes at once, that it could not be seen.
+    pub declared_as: Option<&'static str>,
     /// Pids that must not be touched by a finding of severity warning or above. Everything, in a twin.
     pub innocent: Vec<i32>,
     /// Modes that are true of a twin all the same, so no false alarm.
@@ -145,6 +147,7 @@ impl Truth {
             flow: None,
             says: Vec::new(),
             figures: Vec::new(),
+            declared_as: None,
             grounds: Vec::new(),
             innocent: Vec::new(),
             tolerated: Vec::new(),
@@ -238,6 +241,13 @@ impl Truth {
     /// It may be explained by this mode of the same culprit.
     pub fn because_of(mut self, mode: Mode) -> Self {
         self.grounds.push(mode);
+        self
+    }
+
+    /// Found, or declared for all processes at once by these words in the coverage of the mode.
+    pub fn or_declared_as(mut self, words: &'static str) -> Self {
+        self.certainty = Certainty::FoundOrDeclared;
+        self.declared_as = Some(words);
         self
     }
 
