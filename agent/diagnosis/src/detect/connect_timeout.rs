@@ -82,7 +82,9 @@ impl Unanswered {
         let least = context.settings.network.unanswered_attempts;
         self.stuck > 0
             || self.timed_out > 0
-            || self.answered == 0 && (self.late >= least || self.aborted >= least && self.syn_retransmits > 0)
+            || self.answered == 0
+                && (self.late >= least
+                    || self.aborted >= least && (self.late > 0 || self.syn_retransmits > 0))
     }
 
     fn add(&mut self, other: &Unanswered) {
