@@ -196,10 +196,10 @@ impl Networks {
     }
 }
 
-/// How many TCP connections a namespace has seen opened from within, from the text of its snmp table.
-pub(crate) fn active_opens(snmp: &[u8]) -> Option<u64> {
+/// How many TCP connections a namespace has opened and accepted so far, from the text of its snmp table.
+pub(crate) fn opens(snmp: &[u8]) -> Option<(u64, u64)> {
     let mut network = NetworkObservation::default();
-    (counters::read_table(snmp, &mut network) > 0).then_some(network.active_opens)
+    (counters::read_table(snmp, &mut network) > 0).then_some((network.active_opens, network.passive_opens))
 }
 
 /// Reads the counters of the namespace of a process, whose directory is given; false if there are none.
