@@ -1,5 +1,7 @@
 //! What is measured, on which host full of idle processes, and against which targets.
 
+pub mod load;
+pub mod network;
 mod page;
 mod rivals;
 

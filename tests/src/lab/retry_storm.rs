@@ -104,7 +104,7 @@ pub(crate) const CASES: &[Case] = &[
 fn storm(client: &Service, least_rate: f64) -> Result<Truth> {
     let since = client.counts_on(Count::Failed, 3)?;
     let (attempts, failed) = (client.count(Count::Attempts)?, client.count(Count::Failed)?);
-    let rate = client.rate(Count::Attempts, Duration::from_secs(1))?;
+    let rate = client.rate(Count::Attempts, Duration::from_secs(2))?;
     ensure!(
         rate >= least_rate && failed + 1 >= attempts,
         "no storm: {rate:.1} attempts a second, {failed} of {attempts} failed"
@@ -132,7 +132,7 @@ fn fixed_interval(stage: &mut Stage) -> Result<Truth> {
 }
 
 fn in_step(stage: &mut Stage) -> Result<Truth> {
-    let options = [ENDLESS, "backoff=fixed:0.15"];
+    let options = [ENDLESS, "backoff=fixed:0.125"];
     let clients = services::loads_at_once(stage, 4, HERE.closed_port()?, &options)?;
     let mut truths = clients.iter().map(|client| storm(client, 5.5));
     let mut truth = truths.next().unwrap_or_else(|| anyhow::bail!("no client"))?;
