@@ -69,6 +69,11 @@ impl Scene {
         }
     }
 
+    /// Now, `CLOCK_MONOTONIC` ns.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.picture.began_ns
+    }
+
     /// A process with one thread that sleeps in an unknown call for 100 s.
     pub(crate) fn process(&mut self, pid: u32, comm: &str) -> &mut TaskObservation {
         self.thread(pid, pid, comm)
