@@ -72,7 +72,8 @@ impl Reading {
 /// What was refused or left out.
 #[derive(Debug, Default)]
 struct Gaps {
-    /// Processes of which it is not known where they live: refused, not looked at yet.
+    /// Processes, and those of which it is not known where they live: refused, not looked at yet.
+    processes: usize,
     refused: usize,
     unknown: usize,
     /// Namespaces beyond the bound, and those that could not be read.
@@ -111,6 +112,7 @@ impl Networks {
         self.residents.look(&self.root, picture);
         let others = self.residents.representatives(&self.root, picture, own_ns);
         let mut gaps = Gaps {
+            processes: self.residents.processes(),
             refused: self.residents.refused(),
             unknown: self.residents.unknown(),
             beyond: (others.len() + 1).saturating_sub(NETWORKS_MAX),
@@ -194,10 +196,10 @@ impl Networks {
     }
 }
 
-/// How many TCP connections a namespace has seen opened from within, from the text of its snmp table.
-pub(crate) fn active_opens(snmp: &[u8]) -> Option<u64> {
+/// How many TCP connections a namespace has opened and accepted so far, from the text of its snmp table.
+pub(crate) fn opens(snmp: &[u8]) -> Option<(u64, u64)> {
     let mut network = NetworkObservation::default();
-    (counters::read_table(snmp, &mut network) > 0).then_some(network.active_opens)
+    (counters::read_table(snmp, &mut network) > 0).then_some((network.active_opens, network.passive_opens))
 }
 
 /// Reads the counters of the namespace of a process, whose directory is given; false if there are none.
@@ -243,14 +245,14 @@ impl Gaps {
         let mut why = Vec::new();
         if self.refused > 0 {
             why.push(format!(
-                "the network namespaces of {} processes, those of other users or more privileged, are not readable",
-                self.refused
+                "the network namespaces of {} of {} processes, those of other users or more privileged, are not readable",
+                self.refused, self.processes
             ));
         }
         if self.unknown > 0 {
             why.push(format!(
-                "the network namespaces of {} processes have not been looked at yet",
-                self.unknown
+                "the network namespaces of {} of {} processes have not been looked at yet",
+                self.unknown, self.processes
             ));
         }
         if self.beyond > 0 {
@@ -292,10 +294,10 @@ impl Gaps {
         if why.is_empty() {
             return View::Full;
         }
-        let remedy = if self.refused > 0 {
-            "run as root"
-        } else {
-            "look from inside the namespace: `nsenter -t PID -n ss -tan`"
+        let remedy = match (self.refused, rustix::process::geteuid().is_root()) {
+            (0, _) => "look from inside the namespace: `nsenter -t PID -n ss -tan`",
+            (_, false) => "run as root (CAP_SYS_PTRACE)",
+            (_, true) => "run with CAP_SYS_PTRACE in the host's user namespace",
         };
         View::Partial {
             why: why.join("; "),

@@ -50,6 +50,14 @@ pub(crate) const CASES: &[Case] = &[
     )
     .needs(NETWORK),
     Case::twin(
+        "black-hole-twin-brief-zero-window",
+        Backpressure,
+        "a reader pauses for a second now and then, and its window is closed for a part of that",
+        brief_pauses,
+    )
+    .needs(NETWORK)
+    .look_seconds(10),
+    Case::twin(
         "black-hole-twin-idle",
         BlackHole,
         "a connection on which nobody has anything to say",
@@ -114,6 +122,17 @@ fn deaf(stage: &mut Stage, family: Family) -> Result<Truth> {
     // The sender may be named as the one that waits.
     let truth = Truth::fault(Backpressure, serves.pid, since).symptom(Backpressure, calls.pid);
     Ok(truth.age_unknown().threshold_seconds(8))
+}
+
+fn brief_pauses(stage: &mut Stage) -> Result<Truth> {
+    let (_near, _far, calls, serves) = connection(stage, Family::V4, "bulk", &["65536", "0.002"], "doze")?;
+    let closed = || peers::counter(&serves, "TcpExt", "TCPToZeroWindowAdv").unwrap_or(0);
+    let before = closed();
+    peers::until("the window closes", || Ok(closed() > before))?;
+    let taken = || peers::counter(&serves, "Tcp", "InSegs").unwrap_or(0);
+    let before = taken();
+    peers::until("the transfer goes on", || Ok(taken() > before + 100))?;
+    Ok(Truth::twin(Backpressure, [calls.pid, serves.pid]))
 }
 
 fn idle(stage: &mut Stage) -> Result<Truth> {

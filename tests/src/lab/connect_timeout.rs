@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libc::{SYS_connect, SYS_epoll_wait};
 use rung_diagnosis::mode::Mode::{Backpressure, ConnectTimeout};
 
@@ -65,6 +65,14 @@ pub(crate) const CASES: &[Case] = &[
         ConnectTimeout,
         "the first SYN is lost and the next one is answered",
         lost_syn,
+    )
+    .needs(NETWORK)
+    .look_seconds(5),
+    Case::twin(
+        "connect-timeout-twin-unreachable",
+        ConnectTimeout,
+        "a router says at once that the host is unreachable: an answer, if no good one",
+        unreachable,
     )
     .needs(NETWORK)
     .look_seconds(5),
@@ -142,6 +150,19 @@ fn lost_syn(stage: &mut Stage) -> Result<Truth> {
     far.unfilter()?;
     calls.get("connected")?;
     Ok(Truth::twin(ConnectTimeout, [serves.pid, calls.pid]))
+}
+
+fn unreachable(stage: &mut Stage) -> Result<Truth> {
+    let [near, far] = stage.network(["near", "far"])?;
+    far.reject_incoming(&[&format!("tcp dport {PORT}")], "icmp type host-unreachable")?;
+    let to = far.port(Family::V4, PORT);
+    let tries = client(stage, &near, "attempt", to, &["0", "2"])?;
+    let outcome = tries.get("outcome")?;
+    ensure!(
+        outcome == libc::EHOSTUNREACH,
+        "the attempt ended with errno {outcome}, not EHOSTUNREACH"
+    );
+    Ok(Truth::twin(ConnectTimeout, [tries.pid]))
 }
 
 fn busy_server(stage: &mut Stage) -> Result<Truth> {

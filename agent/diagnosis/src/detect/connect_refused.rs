@@ -14,12 +14,13 @@
 //! # Source
 //! connect(2), "ECONNREFUSED"; RFC 9293, 3.5.2.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{Context, Detector, Draft, peer};
 use crate::finding::{Confidence, Evidence, Role};
 use crate::mode::Mode;
-use crate::observation::{Direction, FlowKey, FlowObservation, Signal};
+use crate::observation::{Comm, Direction, FlowKey, FlowObservation, Signal};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::ConnectRefused,
@@ -32,21 +33,43 @@ pub(super) const DETECTOR: Detector = Detector {
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
     let settings = &context.settings.network;
-    let flows = &context.window.network.flows;
     let mut drafts = Vec::new();
-    for (key, history) in flows {
+    // Processes that make an attempt or two each, as a shell's loop over a client does, count together.
+    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<(&FlowKey, &FlowObservation)>> = BTreeMap::new();
+    let counts = |flows: &[(&FlowKey, &FlowObservation)]| {
+        let refused: u64 = flows.iter().map(|(_, flow)| flow.refused).sum();
+        let attempts: u64 = flows.iter().map(|(_, flow)| attempts(flow)).sum();
+        let many = refused >= settings.refused_attempts
+            && refused as f64 >= settings.refused_share * attempts as f64;
+        many.then_some((refused, attempts))
+    };
+    for (key, history) in &context.window.network.flows {
         let flow = &history.total;
-        let attempts = flow.attempts.max(flow.established + flow.failed());
-        if key.direction != Direction::Outbound
-            || flow.refused < settings.refused_attempts
-            || (flow.refused as f64) < settings.refused_share * attempts as f64
-            || has_other_address(context, key, flow)
-        {
+        if key.direction != Direction::Outbound || has_other_address(context, key, flow) {
             continue;
         }
-        drafts.push(draft(context, key, flow, attempts));
+        match counts(&[(key, flow)]) {
+            Some((refused, attempts)) => drafts.push(draft(context, key, flow, refused, attempts)),
+            None => {
+                let name = (key.net_ns, flow.comm, key.address);
+                together.entry(name).or_default().push((key, flow));
+            }
+        }
+    }
+    for flows in together.values() {
+        let latest = flows
+            .iter()
+            .filter(|(_, flow)| flow.refused > 0)
+            .max_by_key(|(key, _)| (context.index.lives(key.pid), key.pid));
+        if let (Some((refused, attempts)), Some((key, flow))) = (counts(flows), latest) {
+            drafts.push(draft(context, key, flow, refused, attempts));
+        }
     }
     drafts
+}
+
+fn attempts(flow: &FlowObservation) -> u64 {
+    flow.attempts.max(flow.established + flow.failed())
 }
 
 /// Whether the process gets through to another address of the same name as often as it is refused at this one.
@@ -73,29 +96,23 @@ fn same_name(context: &Context<'_>, one: SocketAddr, other: SocketAddr) -> bool 
             }))
 }
 
-fn draft(context: &Context<'_>, key: &FlowKey, flow: &FlowObservation, attempts: u64) -> Draft {
+fn draft(context: &Context<'_>, key: &FlowKey, flow: &FlowObservation, refused: u64, attempts: u64) -> Draft {
     let (pid, remote) = (key.pid, key.address);
-    let comm = match context.index.process(pid) {
-        Some(task) => task.comm,
-        None => flow.comm,
-    };
+    let comm = peer::comm(context, pid);
     let listener = context.index.listener_for(key.net_ns, remote);
     let listeners = listener.map_or_else(Vec::new, |one| context.index.socket_processes(one.id));
     let now = match listeners.first() {
         Some(listener) => format!(", where {} ({listener}) listens now", context.comm(*listener)),
         None => String::new(),
     };
-    let summary = format!(
-        "{comm} ({pid}) is refused by {remote}{now}: {} of {attempts} attempts",
-        flow.refused
-    );
+    let summary = format!("{comm} ({pid}) is refused by {remote}{now}: {refused} of {attempts} attempts");
     let mut draft = Draft::of_process(Mode::ConnectRefused, pid, summary);
     draft.confidence = Confidence::Proven;
     draft.since_ns = Some(flow.first_start_ns).filter(|since| *since != 0 && flow.established == 0);
     let source = "tcp tracepoints";
     draft.evidence = vec![
         Evidence::from_file("destination", remote.to_string(), "", source),
-        Evidence::from_file("connect_refused", flow.refused, "attempts", source),
+        Evidence::from_file("connect_refused", refused, "attempts", source),
         Evidence::from_file("attempts", attempts, "attempts", source),
     ];
     peer::add(&mut draft, Role::Listener, &listeners);

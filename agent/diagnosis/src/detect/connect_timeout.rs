@@ -8,11 +8,12 @@
 //!
 //! # Healthy twin
 //! A refusal, or an error that the network reports: both come at once. An attempt that takes a while and is answered.
-//! The slower of two attempts that race each other, which is given up within less than half a second (RFC 8305).
+//! The slower of two attempts that race each other, which is given up within a few
+//! hundred milliseconds (RFC 8305).
 //!
 //! # Thresholds
-//! `syn_retransmits` (2: three seconds), or `unanswered_attempts` (2) that waited for `connect_patience` (0.5 s), with
-//! none answered.
+//! `syn_retransmits` (2: two or three seconds), or `unanswered_attempts` (2) that waited for `connect_patience` (0.4 s), with
+//! none answered; one of them suffices if the application gave up as many.
 //!
 //! # Source
 //! tcp(7) on tcp_syn_retries; listen(2); net/ipv4/tcp_input.c: a SYN that finds the accept queue full is dropped, so
@@ -25,6 +26,7 @@ use rustc_hash::FxHashSet;
 
 use super::{Context, Detector, Draft, count, peer};
 use crate::finding::{Confidence, Evidence, Role};
+use crate::graph::WaitKind;
 use crate::index::TCP_SYN_SENT;
 use crate::mode::Mode;
 use crate::observation::{Direction, InetObservation, Signal, SocketId};
@@ -38,6 +40,9 @@ pub(super) const DETECTOR: Detector = Detector {
     detect,
     blind_spot: None,
 };
+
+/// A first sight of an attempt this long after the flow's last known start is not that start's.
+const LONGEST_GAP_NS: u64 = 3_000_000_000;
 
 /// What is known of one process's attempts to one destination.
 #[derive(Clone, Debug, Default)]
@@ -101,11 +106,13 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
     for attempt in &context.window.network.attempts {
         let entry = all.entry((attempt.pid, attempt.remote)).or_default();
         entry.net_ns = attempt.net_ns;
+        let since_ns = began_ns(context, attempt);
+        let waited_ns = attempt.seen_ns.saturating_sub(since_ns);
         if attempt.fate == Fate::Answered {
             entry.answered += 1;
-        } else if u128::from(attempt.waited_ns()) >= settings.connect_patience.as_nanos() {
+        } else if u128::from(waited_ns) >= settings.connect_patience.as_nanos() {
             entry.late += 1;
-            entry.began(attempt.since_ns);
+            entry.began(since_ns);
         }
     }
     for socket in &context.picture.inet_sockets {
@@ -121,8 +128,14 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
             entry.retransmits = entry.retransmits.max(figures.retransmits);
             if figures.retransmits >= settings.syn_retransmits {
                 entry.stuck += 1;
-                let waited_ns = u64::from(figures.unanswered_ms.unwrap_or(0)) * 1_000_000;
-                entry.began(context.picture.began_ns.saturating_sub(waited_ns));
+                let waited_ms = u64::from(figures.unanswered_ms.unwrap_or(0));
+                let waited_ms = waited_ms.max(backed_off_ms(figures.retransmits));
+                let waiting = peer::waiter(context, pid, &entry.sockets);
+                let blocked = waiting
+                    .and_then(|tid| context.graph.wait(tid))
+                    .filter(|wait| matches!(wait.kind, WaitKind::Connect(_) | WaitKind::ConnectOutside(_)));
+                entry.began(context.picture.began_ns.saturating_sub(waited_ms * 1_000_000));
+                entry.began(blocked.and_then(|wait| wait.since_ns).unwrap_or(0));
             }
         }
     }
@@ -150,6 +163,27 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
     all.retain(|_, entry| entry.is_proof(context));
     all.extend(one_each);
     all
+}
+
+/// When an attempt began: as its socket tells, or, since of short ones it does not, as the flow's last start before it
+/// was seen.
+fn began_ns(context: &Context<'_>, attempt: &Attempt) -> u64 {
+    let flows = context.window.network.flows.iter().filter(|(key, _)| {
+        key.direction == Direction::Outbound && key.pid == attempt.pid && key.address == attempt.remote
+    });
+    let starts = flows.flat_map(|(_, history)| &history.total.recent_starts_ns);
+    let last = starts.filter(|start| **start <= attempt.since_ns).max();
+    let known = |start: &&u64| {
+        // A start that fell out of the ring would be taken for the one before; those lie in the past for long.
+        attempt.since_ns - **start <= LONGEST_GAP_NS
+    };
+    last.filter(known).copied().unwrap_or(attempt.since_ns)
+}
+
+/// How long it takes at least until a SYN has been sent again so often: a second each (TCP_TIMEOUT_INIT in
+/// include/net/tcp.h), and longer from the fifth on, or from the second where net.ipv4.tcp_syn_linear_timeouts is 0.
+fn backed_off_ms(retransmits: u8) -> u64 {
+    u64::from(retransmits) * 1000
 }
 
 /// Processes that make one attempt each, as a shell's loop over a client does: together they count as one, the latest.
@@ -199,7 +233,7 @@ fn draft(context: &Context<'_>, pid: u32, remote: SocketAddr, entry: &Unanswered
     let times = entry.stuck.max(entry.late).max(entry.timed_out + entry.aborted);
     let summary = format!(
         "{} ({pid}) gets no answer from {remote} ({}); {reason}",
-        context.comm(pid),
+        peer::comm(context, pid),
         count(times as usize, "attempt")
     );
     let mut draft = Draft::of_process(Mode::ConnectTimeout, pid, summary);

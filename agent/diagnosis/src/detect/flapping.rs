@@ -60,10 +60,7 @@ fn draft(context: &Context<'_>, key: &FlowKey, history: &FlowHistory) -> Option<
         return None;
     }
     let (pid, remote) = (key.pid, key.address);
-    let comm = match context.index.process(pid) {
-        Some(task) => task.comm,
-        None => history.total.comm,
-    };
+    let comm = peer::comm(context, pid);
     let begin_ns = lately().map(|step| step.from_ns).min()?;
     let seconds = context.age(begin_ns).as_secs_f64();
     let listener = context.index.listener_for(key.net_ns, remote);

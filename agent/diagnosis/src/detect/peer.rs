@@ -17,6 +17,15 @@ pub(super) fn holders(context: &Context<'_>, socket: &InetObservation) -> Vec<u3
     peer.map_or_else(Vec::new, |peer| context.index.socket_processes(peer))
 }
 
+/// The command name of a process, be it gone by now: then as its flows tell it.
+pub(super) fn comm(context: &Context<'_>, pid: u32) -> String {
+    if context.index.process(pid).is_some() {
+        return context.comm(pid);
+    }
+    let comm = context.window.network.comm(pid);
+    comm.map_or_else(|| context.comm(pid), |comm| comm.to_string())
+}
+
 /// Names processes of this host in a draft, the subject apart.
 pub(super) fn add(draft: &mut Draft, role: Role, processes: &[u32]) {
     for pid in processes.iter().filter(|pid| **pid != draft.subject.pid) {

@@ -20,11 +20,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use rustc_hash::FxHashSet;
 
-use super::{Context, Detector, Draft, peer};
+use super::{BlindSpot, Context, Detector, Draft, count, peer};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::index::TCP_LISTEN;
 use crate::mode::Mode;
-use crate::observation::{Direction, Signal};
+use crate::observation::{Direction, InetObservation, Signal};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::PortExhaustion,
@@ -36,7 +36,7 @@ pub(super) const DETECTOR: Detector = Detector {
     ],
     needs_window: None,
     detect,
-    blind_spot: None,
+    blind_spot: Some(blind_spot),
 };
 
 /// Local ports in use towards one destination.
@@ -59,10 +59,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
             continue;
         }
         told.insert(key.address);
-        let comm = match context.index.process(key.pid) {
-            Some(task) => task.comm,
-            None => flow.comm,
-        };
+        let comm = peer::comm(context, key.pid);
         let summary = format!(
             "{comm} ({}) found no local port for connections to {}: {} of {} attempts",
             key.pid,
@@ -121,6 +118,29 @@ fn uses(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), Use> {
 fn range(context: &Context<'_>, net_ns: u32) -> Option<(u16, u16)> {
     let network = context.window.network.networks.get(&net_ns)?;
     Some(network.local_ports).filter(|(first, last)| *first != 0 && last >= first)
+}
+
+/// Namespaces whose range of ports is not known: there only attempts that failed for want of one are seen.
+fn blind_spot(context: &Context<'_>) -> Option<BlindSpot> {
+    let connected = context.picture.inet_sockets.iter().filter(|socket| {
+        socket.tcp
+            && socket.state != TCP_LISTEN
+            && socket.remote.port() != 0
+            && range(context, socket.net_ns).is_none()
+    });
+    let holder = |socket: &InetObservation| context.index.socket_processes(socket.id).first().copied();
+    let unknown: BTreeMap<u32, Option<u32>> =
+        connected.map(|socket| (socket.net_ns, holder(socket))).collect();
+    let example = unknown.values().flatten().next()?;
+    Some(BlindSpot {
+        why: format!(
+            "the range of local ports of {} is not readable from outside; only attempts that fail are seen there",
+            count(unknown.len(), "network namespace")
+        ),
+        remedy: format!(
+            "nsenter -t {example} -n sysctl net.ipv4.ip_local_port_range; compare with `ss -s` there"
+        ),
+    })
 }
 
 fn draft(context: &Context<'_>, net_ns: u32, remote: SocketAddr, used: &Use) -> Option<Draft> {

@@ -66,7 +66,7 @@ impl Default for NetworkSettings {
     fn default() -> Self {
         NetworkSettings {
             syn_retransmits: 2,
-            connect_patience: Duration::from_millis(500),
+            connect_patience: Duration::from_millis(400),
             unanswered_attempts: 2,
             refused_attempts: 3,
             refused_share: 0.5,

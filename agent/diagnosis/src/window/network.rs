@@ -5,8 +5,8 @@ use rustc_hash::FxHashMap;
 use super::attempts::{self, Attempt};
 use super::balance::Balance;
 use crate::observation::{
-    EventsObservation, FlowKey, FlowObservation, InetObservation, NetworkObservation, Picture, SocketId,
-    TcpFigures,
+    Comm, EventsObservation, FlowKey, FlowObservation, InetObservation, NetworkObservation, Picture,
+    SocketId, TcpFigures,
 };
 
 /// Flows over time are kept in steps of this length,
@@ -88,6 +88,12 @@ pub struct NetworkHistory {
 }
 
 impl NetworkHistory {
+    /// The command name of a process that had connections in the window, and may be gone.
+    pub fn comm(&self, pid: u32) -> Option<Comm> {
+        let mut flows = self.flows.iter().filter(|(key, _)| key.pid == pid && pid != 0);
+        flows.next().map(|(_, history)| history.total.comm)
+    }
+
     pub(super) fn add_picture(&mut self, picture: &Picture) {
         attempts::follow(&mut self.attempts, picture);
         self.balance.add_picture(picture);

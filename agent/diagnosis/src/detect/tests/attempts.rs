@@ -99,6 +99,21 @@ fn attempts_that_the_application_gives_up_are_a_timeout_too() {
 }
 
 #[test]
+fn one_look_at_an_attempt_tells_its_age_if_its_start_was_seen() {
+    let found = |seconds: f64, aborted: u64| {
+        let mut scene = Scene::new();
+        scene.process(100, "client");
+        scene.pass(seconds);
+        let start = scene.picture.began_ns - (seconds * 1e9) as u64;
+        scene.socket(100, 3, TCP_SYN_SENT, "10.99.0.1:40000", "10.99.0.2:8080");
+        let flow = scene.flow(100, Direction::Outbound, "10.99.0.2:8080");
+        (flow.attempts, flow.aborted, flow.recent_starts_ns) = (aborted + 1, aborted, vec![start]);
+        scene.drafts(Mode::ConnectTimeout).len()
+    };
+    assert_eq!((found(0.5, 2), found(0.5, 1), found(0.3, 9)), (1, 0, 0));
+}
+
+#[test]
 fn slow_answers_are_no_timeout() {
     let mut scene = giving_up(1.0, 3, &[100]);
     let flow = scene.flow(100, Direction::Outbound, "10.99.0.2:8080");
@@ -147,6 +162,28 @@ fn refusals_count_from_three_and_from_half_of_the_attempts() {
         assert!(refused(3, 4, to).drafts(Mode::ConnectRefused).is_empty());
         assert!(refused(9, 0, to).drafts(Mode::ConnectTimeout).is_empty());
     }
+}
+
+#[test]
+fn refusals_of_one_command_after_another_count_together() {
+    let mut scene = Scene::new();
+    for pid in [100, 101, 102] {
+        scene.process(pid, "curl");
+        let flow = scene.flow(pid, Direction::Outbound, "10.99.0.2:81");
+        (flow.attempts, flow.refused) = (1, 1);
+    }
+    // All but the last have ended.
+    scene.picture.tasks.retain(|task| task.tid == 101);
+    let report = scene.report();
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(
+        (report.findings[0].subject.pid, report.findings[0].mode),
+        (101, Mode::ConnectRefused)
+    );
+    scene.picture.tasks.clear();
+    let report = scene.report();
+    let subject = &report.findings[0].subject;
+    assert_eq!((subject.pid, subject.comm.as_str()), (102, "curl"));
 }
 
 #[test]
@@ -205,6 +242,19 @@ fn ports_run_out_towards_one_destination() {
         scene.listener(100, 1000 + port, &format!("10.99.0.1:{port}"), 8);
     }
     assert!(scene.drafts(Mode::PortExhaustion).is_empty());
+}
+
+#[test]
+fn a_range_that_is_not_known_is_said() {
+    let mut scene = ports(45, 0, "10.99.0.2:80");
+    scene.network(HERE).local_ports = (0, 0);
+    let report = scene.report();
+    let entry = report
+        .coverage
+        .iter()
+        .find(|entry| entry.mode == Mode::PortExhaustion);
+    let why = entry.and_then(|entry| entry.why.clone());
+    assert!(why.is_some_and(|why| why.contains("1 network namespace")));
 }
 
 #[test]
