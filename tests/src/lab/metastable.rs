@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rung_diagnosis::mode::Mode::{Backpressure, ConnectRefused, Metastable, RetryStorm};
+use rung_diagnosis::mode::Mode::{Backpressure, ConnectRefused, LockContention, Metastable, RetryStorm};
 
 use super::case::Case;
 use super::services::{self, Count, HERE, HERE_V6, PYTHON, Place, Service, load, switch};
@@ -90,7 +90,9 @@ fn stays_down(stage: &mut Stage, options: &[&str], fault: &str) -> Result<Truth>
         .threshold_seconds(AFTER_SECONDS)
         .because_of(RetryStorm)
         .because_of(ConnectRefused)
-        .tolerate(Backpressure);
+        .tolerate(Backpressure)
+        // A hundred threads of one Python process do queue for its interpreter lock.
+        .tolerate(LockContention);
     let (dir, fault) = (stage.dir().to_path_buf(), fault.to_owned());
     truth.trigger = Some(Box::new(move || {
         stand_still(&dir, &fault)?;
@@ -113,7 +115,7 @@ fn stays_down(stage: &mut Stage, options: &[&str], fault: &str) -> Result<Truth>
 
 fn draining(stage: &mut Stage) -> Result<Truth> {
     let (leaf, client) = overload(stage, HERE_V6, &["timeout=30"])?;
-    let mut truth = Truth::twin(Metastable, services::pids(&[&leaf, &client]));
+    let mut truth = Truth::twin(Metastable, services::pids(&[&leaf, &client])).tolerate(LockContention);
     truth.threshold = Duration::from_secs(AFTER_SECONDS);
     let dir = stage.dir().to_path_buf();
     truth.trigger = Some(Box::new(move || {
