@@ -1,7 +1,7 @@
 //! Every fate of a connection, provoked for real, is counted under its own name and under the process that owns the socket.
 //!
 //! Each test has a network namespace of its own, which goes with its thread, and looks at flows of that namespace only.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::fs;

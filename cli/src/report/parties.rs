@@ -56,9 +56,10 @@ pub(super) fn write_culprit(page: &mut Page<'_>, subject: &Subject) {
 
 /// The connection or destination that a finding is about, on a line of its own.
 pub(super) fn write_flow(page: &mut Page<'_>, flow: &Flow) {
-    let named = flow.remote_name.as_deref().map_or_else(String::new, |name| {
-        format!(" ({})", shorten(name, LONGEST))
-    });
+    let named = flow
+        .remote_name
+        .as_deref()
+        .map_or_else(String::new, |name| format!(" ({})", shorten(name, LONGEST)));
     match &flow.local {
         Some(local) => page.row("connection", &format!("{local} to {}{named}", flow.remote)),
         None => page.row("destination", &format!("{}{named}", flow.remote)),

@@ -8,11 +8,11 @@
 //!
 //! # Healthy twin
 //! A refusal, or an error that the network reports: both come at once. An attempt that takes a while and is answered.
-//! The slower of two attempts that race each other, which is given up within a few hundred
-//! milliseconds (RFC 8305).
+//! The slower of two attempts that race each other, which is given up within a few
+//! hundred milliseconds (RFC 8305).
 //!
 //! # Thresholds
-//! `syn_retransmits` (2: three seconds), or `unanswered_attempts` (2) that waited for `connect_patience` (0.4 s), with
+//! `syn_retransmits` (2: two or three seconds), or `unanswered_attempts` (2) that waited for `connect_patience` (0.4 s), with
 //! none answered; one of them suffices if the application gave up as many.
 //!
 //! # Source
@@ -82,7 +82,9 @@ impl Unanswered {
         let least = context.settings.network.unanswered_attempts;
         self.stuck > 0
             || self.timed_out > 0
-            || self.answered == 0 && (self.late >= least || self.aborted >= least && self.syn_retransmits > 0)
+            || self.answered == 0
+                && (self.late >= least
+                    || self.aborted >= least && (self.late > 0 || self.syn_retransmits > 0))
     }
 
     fn add(&mut self, other: &Unanswered) {
@@ -180,10 +182,10 @@ fn began_ns(context: &Context<'_>, attempt: &Attempt) -> u64 {
     last.filter(known).copied().unwrap_or(attempt.since_ns)
 }
 
-/// How long it takes at least until a SYN has been sent again so often: a second, and twice as long each time
-/// (TCP_TIMEOUT_INIT in include/net/tcp.h).
+/// How long it takes at least until a SYN has been sent again so often: a second each (TCP_TIMEOUT_INIT in
+/// include/net/tcp.h), and longer from the fifth on, or from the second where net.ipv4.tcp_syn_linear_timeouts is 0.
 fn backed_off_ms(retransmits: u8) -> u64 {
-    ((1 << u64::from(retransmits.min(7))) - 1) * 1000
+    u64::from(retransmits) * 1000
 }
 
 /// Processes that make one attempt each, as a shell's loop over a client does: together they count as one, the latest.
