@@ -24,7 +24,7 @@ use crate::observation::{Comm, Direction, FlowKey, FlowObservation, Signal};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::ConnectRefused,
-    needs: &[Signal::Tasks, Signal::ConnectEvents],
+    needs: &[Signal::Tasks, Signal::ConnectEvents, Signal::ConnectionFates],
     helped_by: &[Signal::InetSockets],
     needs_window: Some(|settings| settings.rate_window),
     detect,
