@@ -289,28 +289,96 @@ fn unix(body: &mut UnixBody, sock: u64) {
     }
 }
 
+/// Parts of a socket that are read together, each by one call: its addresses, and most of what TCP knows.
+#[repr(C)]
+struct NearParts {
+    head: [u64; HEAD_BYTES / 8],
+    tcp: [u64; TCP_BYTES / 8],
+}
+
+#[map]
+static NEAR_SCRATCH: PerCpuArray<NearParts> = PerCpuArray::with_max_entries(1, 0);
+
+/// Bytes of a `struct sock_common` up to the end of its addresses,
+const HEAD_BYTES: usize = 96;
+/// and from `icsk_rto` on to the last of the busy fields of a `struct tcp_sock`. What lies elsewhere on some kernel is read
+/// by itself.
+const TCP_BYTES: usize = 704;
+
+/// A socket with what was read of it.
+#[derive(Clone, Copy)]
+struct Near {
+    sock: u64,
+    parts: *mut NearParts,
+}
+
+impl Near {
+    #[inline(always)]
+    fn of(sock: u64) -> Option<Near> {
+        let parts = NEAR_SCRATCH.get_ptr_mut(0)?;
+        unsafe {
+            let head = &raw mut (*parts).head;
+            bpf_probe_read_kernel(head.cast(), HEAD_BYTES as u32, sock as *const c_void);
+        }
+        Some(Near { sock, parts })
+    }
+
+    #[inline(always)]
+    fn read_tcp(self) {
+        let from = offset(Field::IcskRto);
+        if from != ABSENT {
+            let from = self.sock.wrapping_add(from as u64) as *const c_void;
+            unsafe { bpf_probe_read_kernel((&raw mut (*self.parts).tcp).cast(), TCP_BYTES as u32, from) };
+        }
+    }
+
+    /// A field of `struct sock_common`.
+    #[inline(always)]
+    fn head<T: Copy>(self, field: Field) -> T {
+        let at = offset(field) as usize;
+        if at <= HEAD_BYTES - size_of::<T>() {
+            unsafe { (&raw const (*self.parts).head).cast::<u8>().add(at).cast::<T>().read_unaligned() }
+        } else {
+            probe(self.sock, field)
+        }
+    }
+
+    /// A field of `struct inet_connection_sock` or `struct tcp_sock`, after [`Near::read_tcp`].
+    #[inline(always)]
+    fn tcp<T: Copy>(self, field: Field) -> T {
+        let (from, at) = (offset(Field::IcskRto), offset(field));
+        let at_part = at.wrapping_sub(from) as usize;
+        if from != ABSENT && at != ABSENT && at_part <= TCP_BYTES - size_of::<T>() {
+            unsafe { (&raw const (*self.parts).tcp).cast::<u8>().add(at_part).cast::<T>().read_unaligned() }
+        } else {
+            probe(self.sock, field)
+        }
+    }
+}
+
 #[inline(always)]
 fn inet(body: &mut InetBody, sock: u64, family: u16) {
     // What is not set here is not looked at: see InetBody.
     body.figures = 0;
-    let state: u8 = probe(sock, Field::SockState);
+    let Some(near) = Near::of(sock) else { return };
+    let state: u8 = near.head(Field::SockState);
     let protocol = probe::<u16>(sock, Field::SockProtocol) as u32;
     body.sock = sock;
     body.family = family as u32;
     body.protocol = protocol;
     body.state = state as u32;
-    body.net_ns = net_namespace(sock);
-    body.local_port = probe::<u16>(sock, Field::SockLocalPort) as u32;
-    body.remote_port = u16::from_be(probe(sock, Field::SockRemotePort)) as u32;
+    body.net_ns = probe(near.head(Field::SockNet), Field::NetInum);
+    body.local_port = near.head::<u16>(Field::SockLocalPort) as u32;
+    body.remote_port = u16::from_be(near.head(Field::SockRemotePort)) as u32;
     body.timeouts = timeouts(sock);
     if family == AF_INET {
         let (local, remote): ([u8; 4], [u8; 4]) =
-            (probe(sock, Field::SockLocal4), probe(sock, Field::SockRemote4));
+            (near.head(Field::SockLocal4), near.head(Field::SockRemote4));
         body.local[..4].copy_from_slice(&local);
         body.remote[..4].copy_from_slice(&remote);
     } else {
-        body.local = probe(sock, Field::SockLocal6);
-        body.remote = probe(sock, Field::SockRemote6);
+        body.local = near.head(Field::SockLocal6);
+        body.remote = near.head(Field::SockRemote6);
     }
     if protocol != IPPROTO_TCP {
         body.receive_queue = probe(sock, Field::SockReadAlloc);
@@ -319,50 +387,49 @@ fn inet(body: &mut InetBody, sock: u64, family: u16) {
         body.receive_queue = probe(sock, Field::SockBacklog);
         body.send_queue = probe(sock, Field::SockBacklogMax);
     } else if state != TCP_CLOSE && state >= TCP_ESTABLISHED {
-        tcp(body, sock);
+        tcp(body, near);
     }
 }
 
 /// A `struct sock` of TCP is the head of a `struct tcp_sock` (net/ipv4/tcp.c).
 #[inline(always)]
-fn tcp(body: &mut InetBody, sock: u64) {
+fn tcp(body: &mut InetBody, near: Near) {
+    near.read_tcp();
     body.figures = 1;
     body.jiffies = unsafe { bpf_jiffies64() };
     body.receive_queue =
-        probe::<u32>(sock, Field::TcpReceiveNext).wrapping_sub(probe(sock, Field::TcpCopied));
-    let write_seq: u32 = probe(sock, Field::TcpWriteSeq);
-    body.send_queue = write_seq.wrapping_sub(probe(sock, Field::TcpSendUnacked));
+        near.tcp::<u32>(Field::TcpReceiveNext).wrapping_sub(near.tcp(Field::TcpCopied));
+    let write_seq: u32 = near.tcp(Field::TcpWriteSeq);
+    body.send_queue = write_seq.wrapping_sub(near.tcp(Field::TcpSendUnacked));
     body.not_sent = match offset(Field::TcpSendNext) {
         ABSENT => 0,
-        at => write_seq.wrapping_sub(read_at(sock, at)),
+        _ => write_seq.wrapping_sub(near.tcp(Field::TcpSendNext)),
     };
-    body.probes = probe::<u8>(sock, Field::IcskProbesOut) as u32;
-    body.retransmit_stamp = probe(sock, Field::TcpRetransmitStamp);
+    body.probes = near.tcp::<u8>(Field::IcskProbesOut) as u32;
+    body.retransmit_stamp = near.tcp(Field::TcpRetransmitStamp);
     body.reserved = 0;
-    body.srtt_us8 = probe(sock, Field::TcpSrtt);
+    body.srtt_us8 = near.tcp(Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {
         ABSENT => u32::MAX,
-        at => read_at(sock, at + 4),
+        _ => near.tcp::<[u32; 2]>(Field::TcpMinRtt)[1],
     };
-    body.rto = probe(sock, Field::IcskRto);
-    body.backoff = probe::<u8>(sock, Field::IcskBackoff) as u32;
-    body.retransmits = probe::<u8>(sock, Field::IcskRetransmits) as u32;
-    body.segments_out = probe(sock, Field::TcpSegmentsOut);
-    body.retransmitted = probe(sock, Field::TcpTotalRetransmitted);
-    body.packets_out = probe(sock, Field::TcpPacketsOut);
-    body.send_window = probe(sock, Field::TcpSendWindow);
-    body.last_sent = probe(sock, Field::TcpLastSent);
-    body.last_ack = probe(sock, Field::TcpLastAck);
-    body.last_received = probe(sock, Field::IcskLastReceived);
-    body.bytes_acked = probe(sock, Field::TcpBytesAcked);
-    body.bytes_received = probe(sock, Field::TcpBytesReceived);
+    body.rto = near.tcp(Field::IcskRto);
+    body.backoff = near.tcp::<u8>(Field::IcskBackoff) as u32;
+    body.retransmits = near.tcp::<u8>(Field::IcskRetransmits) as u32;
+    body.segments_out = near.tcp(Field::TcpSegmentsOut);
+    body.retransmitted = near.tcp(Field::TcpTotalRetransmitted);
+    body.packets_out = near.tcp(Field::TcpPacketsOut);
+    body.send_window = near.tcp(Field::TcpSendWindow);
+    body.last_sent = near.tcp(Field::TcpLastSent);
+    body.last_ack = near.tcp(Field::TcpLastAck);
+    body.last_received = near.tcp(Field::IcskLastReceived);
+    body.bytes_acked = near.tcp(Field::TcpBytesAcked);
+    body.bytes_received = near.tcp(Field::TcpBytesReceived);
     // u32 chrono_stat[3]: busy, window limited, buffer limited, jiffies (include/linux/tcp.h).
-    let at = offset(Field::TcpChronoStat);
-    if at != ABSENT {
-        body.window_limited = read_at(sock, at + 4);
-        body.buffer_limited = read_at(sock, at + 8);
-    }
+    let [_, window_limited, buffer_limited] = near.tcp::<[u32; 3]>(Field::TcpChronoStat);
+    body.window_limited = window_limited;
+    body.buffer_limited = buffer_limited;
 }
 
 /// Epoll instances have no inode of their own, and are told by the name of their dentry.

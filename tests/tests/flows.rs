@@ -1,7 +1,7 @@
 //! Every fate of a connection, provoked for real, is counted under its own name and under the process that owns the socket.
 //!
 //! Each test has a network namespace of its own, which goes with its thread, and looks at flows of that namespace only.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::fs;
@@ -422,7 +422,11 @@ fn events_are_declared_seen_while_they_are_counted_and_unseen_otherwise() {
     in_namespace(|watch| {
         let counted = watch.look();
         let single = BpfSource::open().unwrap().picture().unwrap();
-        for signal in [Signal::ConnectEvents, Signal::RequestTurns] {
+        for signal in [
+            Signal::ConnectEvents,
+            Signal::ConnectionFates,
+            Signal::RequestTurns,
+        ] {
             assert_eq!(counted.sight.view(signal), Some(&View::Full));
             let Some(View::Blind { remedy, .. }) = single.sight.view(signal) else {
                 panic!("{signal:?}: {:?}", single.sight.view(signal));

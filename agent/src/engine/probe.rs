@@ -122,6 +122,7 @@ impl Probe {
                     Signal::ExitEvents,
                     Signal::ForkCounts,
                     Signal::ConnectEvents,
+                    Signal::ConnectionFates,
                     Signal::RequestTurns,
                 ],
                 refused,

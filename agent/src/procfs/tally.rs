@@ -75,6 +75,7 @@ impl Tally {
                 Signal::TcpFigures => self.tcp_figures(),
                 Signal::OwnerlessSockets | Signal::NetworkCounters => continue,
                 Signal::ConnectEvents => self.connect_events(),
+                Signal::ConnectionFates => blind("refusals and resets leave no trace in pictures", BPF),
                 Signal::RequestTurns => self.request_turns(),
                 Signal::FileLocks => self.file_locks(),
                 Signal::ExitEvents => blind(

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rung_agent::bpf::BpfSource;
 use rung_diagnosis::observation::Direction;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -191,28 +191,43 @@ impl Drop for Accounting {
     }
 }
 
-/// What a descriptor of an open connection adds to a picture, microseconds.
-pub fn per_descriptor_us() -> Result<f64> {
+/// A picture of many open connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    /// How many there were: fewer than wanted if the limit of open files is low.
+    pub connections: usize,
+    /// What each of their descriptors adds to a picture, microseconds.
+    pub descriptor_us: f64,
+}
+
+/// Opens many connections and measures pictures with and without them.
+pub fn open_connections() -> Result<Open> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
         Rlimit {
-            current: Some(3 * OPEN as u64),
-            maximum: Some(limit.maximum.unwrap_or(u64::MAX).max(3 * OPEN as u64)),
+            current: limit.maximum,
+            maximum: limit.maximum,
         },
-    )
-    .context("cannot raise the limit of open files")?;
+    )?;
+    // Both ends are here, and so are some descriptors of our own.
+    let room = limit.maximum.map_or(usize::MAX, |maximum| maximum as usize);
+    let connections = OPEN.min(room.saturating_sub(200) / 2);
+    ensure!(connections > 0, "the limit of open files is too low");
     let mut source = BpfSource::open()?;
     let before = fastest(&mut source)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let mut open = Vec::with_capacity(2 * OPEN);
-    for _ in 0..OPEN {
+    let mut open = Vec::with_capacity(2 * connections);
+    for _ in 0..connections {
         open.push(TcpStream::connect(address)?);
         open.push(listener.accept()?.0);
     }
     let with = fastest(&mut source)?;
-    Ok(with.saturating_sub(before).as_secs_f64() * 1e6 / open.len() as f64)
+    Ok(Open {
+        connections,
+        descriptor_us: with.saturating_sub(before).as_secs_f64() * 1e6 / open.len() as f64,
+    })
 }
 
 fn fastest(source: &mut BpfSource) -> Result<Duration> {
@@ -226,7 +241,7 @@ fn fastest(source: &mut BpfSource) -> Result<Duration> {
 }
 
 /// A section in Markdown.
-pub fn section(rates: &[Rates], costs: &[Costs], per_descriptor_us: f64) -> Result<String> {
+pub fn section(rates: &[Rates], costs: &[Costs], open: Open) -> Result<String> {
     let mut page = String::new();
     writeln!(
         page,
@@ -284,7 +299,8 @@ pub fn section(rates: &[Rates], costs: &[Costs], per_descriptor_us: f64) -> Resu
     }
     writeln!(
         page,
-        "\nA picture with {OPEN} open connections, both ends in one process: {per_descriptor_us:.2} us a descriptor."
+        "\nA picture with {} open connections, both ends in one process: {:.2} us a descriptor.",
+        open.connections, open.descriptor_us
     )?;
     Ok(page)
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use rung_tests::bench::load::{Load, Servers};
-use rung_tests::bench::network::{Costs, Rates, per_descriptor_us, section};
+use rung_tests::bench::network::{Costs, Rates, open_connections, section};
 use rung_tests::rung::Rung;
 
 /// What a connection may cost in all, nanoseconds,
@@ -45,7 +45,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     );
     ensure!(arguments.rounds > 0, "at least one round is needed");
     let rung = Rung::find()?;
-    let per_descriptor_us = per_descriptor_us()?;
+    let open = open_connections()?;
     let servers = Servers::start()?;
     let (mut costs, mut rates) = (Vec::new(), Vec::new());
     for load in Load::ALL {
@@ -54,7 +54,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         rates.push(Rates::measure(&servers, &rung, *load, arguments.rounds)?);
     }
     let mut out = io::stdout().lock();
-    write!(out, "{}", section(&rates, &costs, per_descriptor_us)?)?;
+    write!(out, "{}", section(&rates, &costs, open)?)?;
     out.flush()?;
     let dearest = costs
         .iter()
@@ -63,7 +63,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         .fold(0.0, f64::max);
     let broken = |slack: f64| {
         dearest > CONNECTION_NS * slack
-            || per_descriptor_us > DESCRIPTOR_US * slack
+            || open.descriptor_us > DESCRIPTOR_US * slack
             || !rates.iter().all(Rates::inside)
     };
     Ok(!arguments.check.is_some_and(broken))

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rung_diagnosis::mode::Mode::{Backpressure, Metastable, RetryStorm};
+use rung_diagnosis::mode::Mode::{Backpressure, ConnectRefused, LockContention, Metastable, RetryStorm};
 
 use super::case::Case;
 use super::services::{self, Count, HERE, HERE_V6, PYTHON, Place, Service, load, switch};
@@ -22,6 +22,15 @@ pub(crate) const CASES: &[Case] = &[
         Metastable,
         "a server stood still for 3 s, and the retries of its clients keep it from recovering",
         retries,
+    )
+    .needs(PYTHON)
+    .look_seconds(12)
+    .beyond_procfs(),
+    Case::fault(
+        "metastable-after-outage",
+        Metastable,
+        "a server was away for 3 s, and all who have waited for it ask at once and keep it from recovering",
+        after_outage,
     )
     .needs(PYTHON)
     .look_seconds(12)
@@ -55,26 +64,50 @@ fn overload(stage: &mut Stage, place: Place<'_>, options: &[&str]) -> Result<(Se
     Ok((leaf, client))
 }
 
+/// The server stands still: connections are accepted for it, and nothing is answered.
 fn retries(stage: &mut Stage) -> Result<Truth> {
-    let (leaf, client) = overload(stage, HERE, &["timeout=0.5", "tries=4"])?;
+    stays_down(
+        stage,
+        &["timeout=0.5", "tries=4"],
+        &format!("slow {}", FAULT.as_secs()),
+    )
+}
+
+/// The server is away: those whom it refuses wait for it, and all come at once.
+fn after_outage(stage: &mut Stage) -> Result<Truth> {
+    stays_down(
+        stage,
+        &["timeout=0.5", "tries=1000000", "backoff=fixed:0.1"],
+        "refuse",
+    )
+}
+
+fn stays_down(stage: &mut Stage, options: &[&str], fault: &str) -> Result<Truth> {
+    let (leaf, client) = overload(stage, HERE, options)?;
     let mut truth = Truth::fault(Metastable, client.pid(), std::time::Instant::now())
         .or_subject(leaf.pid())
         .age_unknown()
         .threshold_seconds(AFTER_SECONDS)
         .because_of(RetryStorm)
-        .tolerate(Backpressure);
-    let dir = stage.dir().to_path_buf();
+        .because_of(ConnectRefused)
+        .tolerate(Backpressure)
+        // A hundred threads of one Python process do queue for its interpreter lock.
+        .tolerate(LockContention);
+    let (dir, fault) = (stage.dir().to_path_buf(), fault.to_owned());
     truth.trigger = Some(Box::new(move || {
-        stand_still(&dir)?;
+        stand_still(&dir, &fault)?;
         // Five times the clients' timeout.
         sleep(Duration::from_millis(2500));
-        let requests = client.rate(Count::Requests, Duration::from_secs(1))?;
-        let answered = client.rate(Count::Answered, Duration::from_secs(1))?;
-        ensure!(
-            requests > 15.0 && answered < 6.0,
-            "it recovers: {answered:.1} good answers a second to {requests:.1} requests"
+        let (attempts, answered) = (client.count(Count::Attempts)?, client.count(Count::Answered)?);
+        let served = leaf.rate(Count::Answered, Duration::from_secs(2))?;
+        let (attempts, answered) = (
+            client.count(Count::Attempts)? - attempts,
+            client.count(Count::Answered)? - answered,
         );
-        leaf.counts_on(Count::Requests, 20)?;
+        ensure!(
+            served > 20.0 && attempts > 100 && answered < 12,
+            "it recovers: {answered} good answers to {attempts} attempts; the server gives {served:.1} a second"
+        );
         Ok(())
     }));
     Ok(truth)
@@ -82,11 +115,11 @@ fn retries(stage: &mut Stage) -> Result<Truth> {
 
 fn draining(stage: &mut Stage) -> Result<Truth> {
     let (leaf, client) = overload(stage, HERE_V6, &["timeout=30"])?;
-    let mut truth = Truth::twin(Metastable, services::pids(&[&leaf, &client]));
+    let mut truth = Truth::twin(Metastable, services::pids(&[&leaf, &client])).tolerate(LockContention);
     truth.threshold = Duration::from_secs(AFTER_SECONDS);
     let dir = stage.dir().to_path_buf();
     truth.trigger = Some(Box::new(move || {
-        stand_still(&dir)?;
+        stand_still(&dir, &format!("slow {}", FAULT.as_secs()))?;
         client.counts_on(Count::Answered, 100)?;
         ensure!(client.count(Count::Failed)? == 0, "calls fail");
         Ok(())
@@ -94,8 +127,8 @@ fn draining(stage: &mut Stage) -> Result<Truth> {
     Ok(truth)
 }
 
-fn stand_still(dir: &std::path::Path) -> Result<()> {
-    switch(dir, &format!("slow {}", FAULT.as_secs()))?;
+fn stand_still(dir: &std::path::Path, fault: &str) -> Result<()> {
+    switch(dir, fault)?;
     sleep(FAULT);
     switch(dir, "answer")
 }

@@ -24,7 +24,7 @@ mod listener;
 
 use super::{Context, Detector, Draft};
 use crate::mode::Mode;
-use crate::observation::Signal;
+use crate::observation::{Signal, TaskState};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Backpressure,
@@ -56,4 +56,12 @@ fn chain_from(context: &Context<'_>, pid: u32) -> Option<u32> {
         [only] => Some(only.tid),
         _ => None,
     }
+}
+
+/// Since when nobody can have accepted or read: since the last thread of the holders left the CPU.
+fn unmoved_since(context: &Context<'_>, holders: &[u32]) -> Option<u64> {
+    let tasks = holders.iter().flat_map(|pid| context.index.threads(*pid));
+    let living = tasks.filter(|task| !matches!(task.state, TaskState::Zombie | TaskState::Dead));
+    let sinces = living.map(|task| context.graph.wait(task.tid).and_then(|wait| wait.since_ns));
+    sinces.collect::<Option<Vec<u64>>>()?.into_iter().max()
 }

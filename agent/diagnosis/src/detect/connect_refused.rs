@@ -24,19 +24,22 @@ use crate::observation::{Comm, Direction, FlowKey, FlowObservation, Signal};
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::ConnectRefused,
-    needs: &[Signal::Tasks, Signal::ConnectEvents],
+    needs: &[Signal::Tasks, Signal::ConnectEvents, Signal::ConnectionFates],
     helped_by: &[Signal::InetSockets],
     needs_window: Some(|settings| settings.rate_window),
     detect,
     blind_spot: None,
 };
 
+/// A flow with what was counted of it in the window.
+type Counted<'a> = (&'a FlowKey, &'a FlowObservation);
+
 fn detect(context: &Context<'_>) -> Vec<Draft> {
     let settings = &context.settings.network;
     let mut drafts = Vec::new();
     // Processes that make an attempt or two each, as a shell's loop over a client does, count together.
-    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<(&FlowKey, &FlowObservation)>> = BTreeMap::new();
-    let counts = |flows: &[(&FlowKey, &FlowObservation)]| {
+    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<Counted<'_>>> = BTreeMap::new();
+    let counts = |flows: &[Counted<'_>]| {
         let refused: u64 = flows.iter().map(|(_, flow)| flow.refused).sum();
         let attempts: u64 = flows.iter().map(|(_, flow)| attempts(flow)).sum();
         let many = refused >= settings.refused_attempts

@@ -4,7 +4,7 @@
 //! # Signal
 //! Sockets in SYN_SENT whose SYN was sent again; attempts that waited for a while and were then given up by the
 //! application, as pictures show them; attempts that the kernel gave up (ETIMEDOUT), or the application after the SYN
-//! was sent again. If the destination's listener is on this host, its accept queue.
+//! was sent again, or had been dropped at a full accept queue, which is seen if the listener is on this host.
 //!
 //! # Healthy twin
 //! A refusal, or an error that the network reports: both come at once. An attempt that takes a while and is answered.
@@ -68,6 +68,8 @@ pub(super) struct Unanswered {
     /// Given up by the application.
     aborted: u64,
     syn_retransmits: u64,
+    /// The listener is on this host, and its queue is full.
+    queue_full: bool,
 }
 
 impl Unanswered {
@@ -82,7 +84,10 @@ impl Unanswered {
         let least = context.settings.network.unanswered_attempts;
         self.stuck > 0
             || self.timed_out > 0
-            || self.answered == 0 && (self.late >= least || self.aborted >= least && self.syn_retransmits > 0)
+            || self.answered == 0
+                && (self.late >= least
+                    || self.aborted >= least
+                        && (self.late > 0 || self.syn_retransmits > 0 || self.queue_full))
     }
 
     fn add(&mut self, other: &Unanswered) {
@@ -96,6 +101,7 @@ impl Unanswered {
         self.timed_out += other.timed_out;
         self.aborted += other.aborted;
         self.syn_retransmits += other.syn_retransmits;
+        self.queue_full |= other.queue_full;
     }
 }
 
@@ -158,6 +164,9 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
     }
     for (key, entry) in &mut all {
         entry.pid = key.0;
+        // Why there is no answer is known then, however early the application gives up.
+        let listener = context.index.listener_for(entry.net_ns, key.1);
+        entry.queue_full = listener.is_some_and(|listener| listener.receive_queue > listener.send_queue);
     }
     let one_each = one_attempt_each(context, &all);
     all.retain(|_, entry| entry.is_proof(context));

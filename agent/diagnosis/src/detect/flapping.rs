@@ -23,7 +23,7 @@ use crate::window::FlowHistory;
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::Flapping,
-    needs: &[Signal::Tasks, Signal::ConnectEvents],
+    needs: &[Signal::Tasks, Signal::ConnectEvents, Signal::ConnectionFates],
     helped_by: &[Signal::InetSockets, Signal::RequestTurns],
     needs_window: Some(|settings| settings.network.flapping_window),
     detect,

@@ -9,13 +9,15 @@ use super::Context;
 use crate::graph::WaitKind;
 use crate::index::{TCP_ESTABLISHED, TCP_LISTEN};
 use crate::observation::{
-    BlockedCall, Call, Direction, FdObject, FlowKey, InetObservation, SocketId, TaskObservation,
+    BlockedCall, Call, Direction, FdObject, FlowKey, InetObservation, SocketId, TaskObservation, TcpFigures,
 };
 use crate::timeline::Timeline;
 use crate::window::FlowHistory;
 
 /// The jiffy of the slowest kernels (CONFIG_HZ=100), ms: times of TCP that differ by less may be the same moment.
 const JIFFY_MS: u32 = 10;
+/// Connections on which all times are one moment that is longer ago are idle ones.
+const LONGEST_TIE_MS: u32 = 30_000;
 
 /// The processes of this host that serve an address, each once.
 pub(super) fn servers(context: &Context<'_>, net_ns: u32, to: SocketAddr) -> Vec<u32> {
@@ -127,9 +129,7 @@ impl<'a> Services<'a> {
             }
             if socket.receive_queue > 0 {
                 demand.unread += 1;
-            } else if figures.last_received_ms < figures.last_sent_ms
-                || figures.bytes_acked <= 1 && socket.send_queue == 0
-            {
+            } else if is_in_work(socket, &figures) {
                 demand.in_work += 1;
                 demand.oldest_ms = demand.oldest_ms.max(figures.last_received_ms);
             }
@@ -159,14 +159,32 @@ fn pending_call<'a>(socket: &'a InetObservation, blocked: &FxHashSet<SocketId>) 
         return None;
     }
     let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
-    let waits = blocked.contains(&socket.id);
-    let later = sent < received || figures.bytes_received == 0 || waits;
     let same_moment = sent.abs_diff(received) <= JIFFY_MS;
-    (later || same_moment).then_some(PendingCall {
+    // An answer carries the acknowledgement of its request. One that came later by itself is of a request that is still
+    // being worked on (the delayed acknowledgement, 40 ms).
+    let acknowledged_later = same_moment && figures.last_ack_ms + JIFFY_MS < sent.min(received);
+    let certain = sent < received.saturating_sub(JIFFY_MS)
+        || figures.bytes_received == 0
+        || blocked.contains(&socket.id)
+        || acknowledged_later;
+    (certain || same_moment).then_some(PendingCall {
         socket,
         age_ms: sent,
-        certain: sent < received.saturating_sub(JIFFY_MS) || figures.bytes_received == 0 || waits,
+        certain,
     })
+}
+
+/// Whether the last request on an accepted connection, all of which was read, has not been answered.
+fn is_in_work(socket: &InetObservation, figures: &TcpFigures) -> bool {
+    let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
+    let never_answered = figures.bytes_acked <= 1 && socket.send_queue == 0;
+    if never_answered || received + JIFFY_MS < sent {
+        return true;
+    }
+    // Answer and next request of one moment: the request carried the acknowledgement. Had the answer come last, its
+    // acknowledgement would have come later by itself.
+    let same_moment = sent.abs_diff(received) <= JIFFY_MS;
+    same_moment && received <= LONGEST_TIE_MS && figures.last_ack_ms + JIFFY_MS >= sent.min(received)
 }
 
 /// The TCP connections that a thread waits for data on: those it reads, or all those of a poll (not of an epoll, which

@@ -85,4 +85,6 @@ fn follow() {
     assert_eq!(flow.recent_starts_ns.len(), 1);
     let view = sight.view(Signal::ConnectEvents);
     assert!(matches!(view, Some(View::Partial { why, .. }) if why.contains("between two")));
+    let fates = sight.view(Signal::ConnectionFates);
+    assert!(matches!(fates, Some(View::Blind { .. })));
 }

@@ -43,8 +43,7 @@ impl Tally {
             };
             Ok(format!(
                 "connections are told from one picture to the next: those that begin and end between two are missed\
-                 {so_far}; an attempt counts once its SYN is repeated or answered; refusals, resets and unreachable \
-                 destinations are not told apart"
+                 {so_far}; an attempt counts once its SYN is repeated or answered"
             ))
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::service::{address_in_words, named};
 use super::super::{Context, Draft, Party, count};
-use super::{LISTED, chain_from};
+use super::{LISTED, chain_from, unmoved_since};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::graph::WaitKind;
 use crate::index::TCP_ESTABLISHED;
@@ -79,6 +79,14 @@ fn held_back<'a>(context: &Context<'a>, socket: &'a InetObservation) -> Option<S
         });
     if let Some(blocked) = blocked.min() {
         since_ns = since_ns.min(blocked);
+    }
+    // A reader of this host that takes a little now and then is only slow: nothing was taken as long as the pictures showed
+    // none of it, or none of its threads has run.
+    if let Some(peer) = peer {
+        let untouched = context.window.network.sockets.get(&peer.id);
+        let untouched = untouched.and_then(|socket| socket.unread_since_ns);
+        let unmoved = unmoved_since(context, &index.socket_processes(peer.id));
+        since_ns = since_ns.max(untouched.into_iter().chain(unmoved).min()?);
     }
     if context.age(since_ns) < context.settings.backpressure {
         return None;
@@ -316,6 +324,22 @@ mod tests {
         // The reader has taken everything: the rest is on its way.
         scene.at(20, 4).receive_queue = 0;
         assert_eq!(drafts(&mut scene).len(), 0);
+    }
+
+    #[test]
+    fn a_reader_of_this_host_that_takes_a_little_now_and_then_is_only_slow() {
+        let mut scene = closed("127.0.0.1:4000", "127.0.0.1:80", 20.0);
+        for taken in [0, 10_000, 20_000] {
+            scene.at(20, 4).receive_queue = 300_000 - taken;
+            scene.at(20, 4).figures.as_mut().unwrap().bytes_received = 300_000;
+            scene.blocks(20, Call::Sleep, 0.1);
+            scene.pass(2.0);
+        }
+        scene.blocks(20, Call::Sleep, 0.1);
+        assert_eq!(drafts(&mut scene).len(), 0);
+        // It has gone on sleeping since.
+        scene.pass(3.0);
+        assert_eq!(drafts(&mut scene).len(), 1);
     }
 
     #[test]

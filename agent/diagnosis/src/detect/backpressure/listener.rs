@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::super::{Context, Draft, Party};
-use super::{LISTED, chain_from};
+use super::{LISTED, chain_from, unmoved_since};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::index::TCP_LISTEN;
 use crate::mode::Mode;
-use crate::observation::{InetObservation, TaskState};
+use crate::observation::InetObservation;
 
 /// Kernel state number of a connection that was asked for and not answered yet.
 const TCP_SYN_SENT: u8 = 2;
@@ -19,14 +19,6 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Draft> {
     listeners
         .filter_map(|listener| listening(context, listener))
         .collect()
-}
-
-/// Since when nobody can have accepted: since the last thread of the holders left the CPU.
-fn unmoved_since(context: &Context<'_>, holders: &[u32]) -> Option<u64> {
-    let tasks = holders.iter().flat_map(|pid| context.index.threads(*pid));
-    let living = tasks.filter(|task| !matches!(task.state, TaskState::Zombie | TaskState::Dead));
-    let sinces = living.map(|task| context.graph.wait(task.tid).and_then(|wait| wait.since_ns));
-    sinces.collect::<Option<Vec<u64>>>()?.into_iter().max()
 }
 
 fn listening(context: &Context<'_>, listener: &InetObservation) -> Option<Draft> {
@@ -158,8 +150,8 @@ fn listening(context: &Context<'_>, listener: &InetObservation) -> Option<Draft>
     })
 }
 
-/// When a queue became full: seen to do so, or else when the first one knocked in vain; not known if it was full in the
-/// first picture already and nobody knocks.
+/// When a queue became full: seen to do so, or when the first one knocked in vain. If it was full in the first picture
+/// already it has been since then at least, or, if nobody knocks, since the last time that somebody could have accepted.
 fn since(
     context: &Context<'_>,
     seen_full: Option<u64>,
@@ -168,8 +160,8 @@ fn since(
 ) -> Option<u64> {
     let became_full = seen_full.filter(|since| *since > context.window.began_ns);
     match (became_full, first_knock) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other).or(unmoved),
+        (None, None) => unmoved.or(seen_full),
+        _ => [seen_full, first_knock].into_iter().flatten().min(),
     }
 }
 

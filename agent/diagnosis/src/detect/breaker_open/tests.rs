@@ -105,3 +105,12 @@ fn a_silence_long_after_the_failures_has_another_reason() {
     seconds(&mut scene, 8, 20, 0, 0);
     assert_eq!(drafts(&mut scene).len(), 0);
 }
+
+#[test]
+fn a_few_failures_in_a_healthy_second_can_open_it() {
+    let mut scene = caller();
+    seconds(&mut scene, 4, 30, 30, 0);
+    seconds(&mut scene, 1, 30, 20, 5);
+    seconds(&mut scene, 8, 30, 0, 0);
+    assert_eq!(drafts(&mut scene).len(), 1);
+}

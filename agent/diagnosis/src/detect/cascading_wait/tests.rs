@@ -172,6 +172,7 @@ fn an_answer_and_a_request_of_one_moment_count_only_beside_certain_ones() {
     let tie = |scene: &mut Scene, fd| {
         let figures = scene.at(20, fd).figures.as_mut().unwrap();
         figures.last_received_ms = figures.last_sent_ms;
+        figures.last_ack_ms = figures.last_sent_ms;
     };
     let mut scene = service(16, 3000, 24, false);
     (100..112).for_each(|fd| tie(&mut scene, fd));
@@ -191,4 +192,25 @@ fn a_circle_of_services_ends() {
         asked(scene.connection(20, 3000 + number, "127.0.0.1:80", &own), 3000);
     }
     assert_eq!(drafts(&mut scene).len(), 1);
+}
+
+#[test]
+fn an_acknowledgement_that_came_by_itself_tells_a_call_from_an_idle_connection() {
+    let mut scene = service(16, 3000, 24, false);
+    for fd in 100..116 {
+        let figures = scene.at(20, fd).figures.as_mut().unwrap();
+        (figures.last_received_ms, figures.last_ack_ms) = (3000, 2960);
+    }
+    // Their clients asked again at the moment of the answer.
+    for fd in 1000..1024 {
+        let figures = scene.at(20, fd).figures.as_mut().unwrap();
+        figures.last_sent_ms = figures.last_received_ms;
+        figures.last_ack_ms = figures.last_received_ms;
+    }
+    assert_eq!(drafts(&mut scene).len(), 1);
+    // Answers that were acknowledged by themselves are the end of an exchange.
+    for fd in 1000..1024 {
+        scene.at(20, fd).figures.as_mut().unwrap().last_ack_ms -= 40;
+    }
+    assert_eq!(drafts(&mut scene).len(), 0);
 }

@@ -125,3 +125,32 @@ fn a_client_that_is_more_patient_needs_a_longer_time() {
     (figures.last_sent_ms, figures.last_received_ms) = (2500, 9000);
     assert_eq!(drafts(&mut scene).len(), 0);
 }
+
+/// Seconds in which the server gives so many answers, whoever waits for them, and clients get so many.
+fn served(scene: &mut Scene, seconds: u32, calls: u64, got: u64, given: u64) {
+    for _ in 0..seconds {
+        self::seconds(scene, 1, calls, 0, calls - got);
+        let flow = scene.flow(20, Inbound, "0.0.0.0:80");
+        (flow.requests, flow.responses) = (given, given);
+    }
+}
+
+#[test]
+fn a_server_that_stood_still_and_works_for_those_who_are_gone_is_in_a_loop() {
+    let mut scene = scene();
+    served(&mut scene, 4, 30, 30, 30);
+    served(&mut scene, 3, 120, 0, 1);
+    served(&mut scene, 9, 120, 2, 50);
+    let found = drafts(&mut scene);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].subject, Party::process(10));
+}
+
+#[test]
+fn a_server_that_still_answers_less_than_usual_has_its_fault_yet() {
+    let mut scene = scene();
+    served(&mut scene, 4, 30, 30, 30);
+    served(&mut scene, 3, 120, 0, 1);
+    served(&mut scene, 9, 120, 2, 20);
+    assert_eq!(drafts(&mut scene).len(), 0);
+}
