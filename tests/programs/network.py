@@ -232,8 +232,9 @@ def listen(address, port, backlog):
 
 
 def serve(address, port, how):
-    """Serves every client: `echo`; `sink` what comes; be `deaf`; `reset` or `close` at once; `leak` what the client has
-    closed; `stream` to it every second, whether it has closed its side or not."""
+    """Serves every client: `echo`; `sink` what comes; `doze` a second of every three while it sinks; be `deaf`; `reset`
+    or `close` at once; `leak` what the client has closed; `stream` to it every second, whether it has closed its side
+    or not."""
     server = tcp(address)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((address, int(port)))
@@ -241,8 +242,11 @@ def serve(address, port, how):
     lab.say("ready", os.getpid())
     poll, clients = select.epoll(), {}
     poll.register(server, select.EPOLLIN)
-    next_stream = time.monotonic()
+    next_stream = next_doze = time.monotonic()
     while True:
+        if how == "doze" and time.monotonic() >= next_doze:
+            time.sleep(1)
+            next_doze = time.monotonic() + 2
         for fd, _ in poll.poll(1):
             if fd == server.fileno():
                 welcome(server.accept()[0], how, poll, clients)

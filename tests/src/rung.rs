@@ -175,6 +175,12 @@ impl Report {
         })
     }
 
+    /// What the coverage says was not seen of a mode.
+    pub fn why(&self, mode: Mode) -> Option<&str> {
+        let entries = self.value["coverage"].as_array()?;
+        entries.iter().find(|entry| entry["mode"] == mode.id())?["why"].as_str()
+    }
+
     /// The findings, and the coverage of what was not seen whole though it is detected.
     pub fn in_short(&self) -> String {
         let mut short = self.value.clone();
@@ -307,6 +313,19 @@ impl Finding<'_> {
         ["summary", "evidence", "chain"]
             .iter()
             .any(|key| holds_text(&self.0[key], text))
+    }
+
+    /// The numbers of the evidence whose signal contains this word.
+    pub fn figures(&self, signal: &str) -> Vec<f64> {
+        let evidence = self.0["evidence"].as_array().into_iter().flatten();
+        evidence
+            .filter(|evidence| {
+                evidence["signal"]
+                    .as_str()
+                    .is_some_and(|name| name.contains(signal))
+            })
+            .filter_map(|evidence| evidence["value"].as_f64())
+            .collect()
     }
 
     /// Its age in seconds.

@@ -43,6 +43,9 @@ fn fault(truth: &Truth, source: Source, report: &Report) -> Vec<String> {
             .subjects
             .iter()
             .all(|&pid| report.declares(mode, pid.cast_unsigned()))
+            || truth
+                .declared_as
+                .is_some_and(|words| report.why(mode).is_some_and(|why| why.contains(words)))
     });
     if truth.certainty == Certainty::FoundOrDeclared && declared {
         return Vec::new();
@@ -60,10 +63,9 @@ fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Findin
         missing.push("its severity is only a notice".to_owned());
     }
     // Where two modes are right about one culprit, one may explain the other.
-    let explained_rightly = report
-        .findings()
-        .iter()
-        .any(|other| other.0["id"] == finding.0["cause"] && rightful(truth, other));
+    let explained_rightly = report.findings().iter().any(|other| {
+        other.0["id"] == finding.0["cause"] && (rightful(truth, other) || grounds(truth, other))
+    });
     if !finding.root() && !explained_rightly {
         missing.push(format!(
             "it is the root, but has the cause {}",
@@ -87,6 +89,15 @@ fn shortcomings(truth: &Truth, source: Source, report: &Report, finding: &Findin
         && finding.remote() != Some(remote.to_string().as_str())
     {
         missing.push(format!("it is about {:?}, not {remote}", finding.remote()));
+    }
+    for figure in &truth.figures {
+        let given = finding.figures(figure.signal);
+        if !given.iter().any(|&value| figure.admits(value)) {
+            missing.push(format!(
+                "its {} is {given:?}, the truth {:.2}",
+                figure.signal, figure.value
+            ));
+        }
     }
     for text in truth.says.iter().filter(|text| !finding.says(text)) {
         missing.push(format!("it does not say {text:?}"));
@@ -138,13 +149,21 @@ fn rightful(truth: &Truth, finding: &Finding<'_>) -> bool {
             .is_some_and(|pid| truth.subjects.iter().any(|&subject| i64::from(subject) == pid))
 }
 
+/// Whether it is what may explain the fault: a mode of the same culprit.
+fn grounds(truth: &Truth, finding: &Finding<'_>) -> bool {
+    truth.grounds.iter().any(|mode| mode.id() == finding.mode())
+        && truth.subjects.iter().any(|&pid| finding.names(pid))
+}
+
 /// What is said of the case's processes besides the truth: symptoms need a cause, anything else is wrong.
 fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
     for finding in report.findings().into_iter().filter(Finding::alarms) {
         let is = |mode: &Mode| mode.id() == finding.mode();
         let any = |holds: &dyn Fn(&Truth) -> bool| truth.incidents().any(holds);
-        if any(&|incident| incident.tolerated.iter().any(is) || rightful(incident, &finding)) {
+        if any(&|incident| {
+            incident.tolerated.iter().any(is) || rightful(incident, &finding) || grounds(incident, &finding)
+        }) {
             continue;
         }
         let id = &finding.0["id"];
@@ -226,6 +245,18 @@ mod tests {
     fn silence_is_a_problem_unless_it_was_allowed_and_declared() {
         assert!(problems(&truth(), &[]).contains("no finding pipe-stall"));
         assert_eq!(problems(&truth().certainty(Certainty::FoundOrDeclared), &[]), "");
+    }
+
+    #[test]
+    fn what_is_declared_for_all_processes_is_declared_in_the_right_words() {
+        let mut observed = report(&[]);
+        for entry in observed.value["coverage"].as_array_mut().unwrap() {
+            entry["status"] = json!("clear");
+            entry["why"] = json!("the ports of 3 namespaces are unknown");
+        }
+        let problems = |words| judge(&truth().or_declared_as(words), &[7, 8], Source::Best, &observed);
+        assert!(problems("the ports of").is_empty());
+        assert!(!problems("the names of").is_empty());
     }
 
     #[test]
@@ -311,6 +342,33 @@ mod tests {
         assert!(
             problems(&truth(), &[right, finding(Mode::PipeStall, 8, 60.0)]).contains("incident of its own")
         );
+    }
+
+    #[test]
+    fn grounds_explain_a_fault_of_the_same_culprit_only() {
+        let truth = truth().because_of(Mode::ConnectRefused);
+        let ground = finding(Mode::ConnectRefused, 7, 60.0);
+        let mut fault = finding(Mode::PipeStall, 7, 60.0);
+        fault["cause"] = ground["id"].clone();
+        assert_eq!(problems(&truth, &[ground.clone(), fault.clone()]), "");
+        assert!(problems(&truth, &[ground]).contains("no finding pipe-stall"));
+        let other = finding(Mode::Zombie, 7, 60.0);
+        fault["cause"] = other["id"].clone();
+        assert!(problems(&truth, &[other, fault]).contains("it is the root"));
+    }
+
+    #[test]
+    fn figures_are_near_enough_or_not() {
+        let truth = truth().figure("product", 27.0, 0.15);
+        let with = |value: f64| {
+            let mut finding = finding(Mode::PipeStall, 7, 60.0);
+            finding["evidence"] =
+                json!([{"signal": "product_of_factors", "value": value, "unit": "x", "source": "events"}]);
+            problems(&truth, &[finding])
+        };
+        assert_eq!(with(24.0), "");
+        assert!(with(22.0).contains("its product is [22.0], the truth 27.00"));
+        assert!(problems(&truth, &[finding(Mode::PipeStall, 7, 60.0)]).contains("its product is []"));
     }
 
     #[test]

@@ -422,7 +422,11 @@ fn events_are_declared_seen_while_they_are_counted_and_unseen_otherwise() {
     in_namespace(|watch| {
         let counted = watch.look();
         let single = BpfSource::open().unwrap().picture().unwrap();
-        for signal in [Signal::ConnectEvents, Signal::RequestTurns] {
+        for signal in [
+            Signal::ConnectEvents,
+            Signal::ConnectionFates,
+            Signal::RequestTurns,
+        ] {
             assert_eq!(counted.sight.view(signal), Some(&View::Full));
             let Some(View::Blind { remedy, .. }) = single.sight.view(signal) else {
                 panic!("{signal:?}: {:?}", single.sight.view(signal));

@@ -37,6 +37,10 @@ fn main() -> ExitCode {
         "killed-runner-leaves-nothing",
         killed_runner_leaves_nothing,
     ));
+    trials.push(Trial::ignorable_test(
+        "killed-runner-leaves-no-network",
+        killed_runner_leaves_no_network,
+    ));
     trials.push(Trial::test("unknown-name-is-refused", unknown_name));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -101,8 +105,27 @@ fn panic_clears(workshop: &Arc<Workshop>) -> Result<(), Failed> {
 
 /// kill -9 of the runner: the guard clears the stage, its stopped process included.
 fn killed_runner_leaves_nothing() -> Result<(), Failed> {
+    let stopped =
+        |identity: &sweep::Identity| lab::proc::stat(identity.pid).is_some_and(|stat| stat.state == 'T');
+    killed_runner("stopped-child", &stopped)
+}
+
+/// And its network namespaces.
+fn killed_runner_leaves_no_network() -> Result<Completion, Failed> {
+    let name = "connect-timeout-blocking";
+    if let Some(why) = lab::find(name).ok_or("no such case")?.missing() {
+        return Ok(Completion::ignored_with(why));
+    }
+    killed_runner(name, &|identity| {
+        lab::proc::syscall(identity.pid, identity.pid).is_some_and(|call| call.number == libc::SYS_connect)
+    })?;
+    Ok(Completion::Completed)
+}
+
+/// Kills the runner of a case once a process of it is as it should be, and waits until nothing is left.
+fn killed_runner(case: &str, started: &dyn Fn(&sweep::Identity) -> bool) -> Result<(), Failed> {
     let mut runner = Command::new(LAB)
-        .args(["run", "stopped-child"])
+        .args(["run", case])
         .stdout(Stdio::piped())
         .spawn()?;
     let pid = i32::try_from(runner.id())?;
@@ -112,20 +135,18 @@ fn killed_runner_leaves_nothing() -> Result<(), Failed> {
     let start_ticks = sweep::Identity::of(pid).ok_or("the runner is gone")?.start_ticks;
     while mark.is_none() && Instant::now() < end {
         let first = format!("{pid}-{start_ticks}-0");
-        let stopped = sweep::marked(&first)
-            .into_iter()
-            .any(|identity| lab::proc::stat(identity.pid).is_some_and(|stat| stat.state == 'T'));
-        mark = stopped.then_some(first);
+        mark = sweep::marked(&first).iter().any(started).then_some(first);
         std::thread::sleep(Duration::from_millis(20));
     }
     runner.kill()?;
     runner.wait()?;
     let mark = mark.ok_or("the case never started")?;
     let dir = std::env::temp_dir().join(format!("rung-lab-{pid}-{start_ticks}"));
+    let left = || (sweep::marked(&mark), network::marked(&mark), dir.exists());
     let end = Instant::now() + Duration::from_secs(10);
-    while !sweep::marked(&mark).is_empty() || dir.exists() {
+    while left() != (Vec::new(), Vec::new(), false) {
         if Instant::now() > end {
-            return Err(format!("left behind: {:?}, {}", sweep::marked(&mark), dir.exists()).into());
+            return Err(format!("left behind: {:?}", left()).into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }

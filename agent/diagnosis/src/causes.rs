@@ -13,9 +13,10 @@ use crate::mode::Mode;
 /// Two dates of one moment can differ by this much: a sampling interval, and the time between two waits.
 const TOLERANCE_NS: u64 = 1_000_000_000;
 
-/// Modes that say why a process does nothing, structural ones first. Others say only that it does not.
+/// Where two findings reach each other, the one whose mode stands first explains the other: structural modes first, then
+/// what the network does, then who is slow or full, and last what clients make of it.
 fn precedence(mode: Mode) -> usize {
-    const ORDER: [Mode; 10] = [
+    const ORDER: [Mode; 29] = [
         Mode::Deadlock,
         Mode::ProcessDeadlock,
         Mode::StoppedProcess,
@@ -25,17 +26,127 @@ fn precedence(mode: Mode) -> usize {
         Mode::FileLockWait,
         Mode::PipeStall,
         Mode::UnixSocketStall,
+        Mode::Partition,
+        Mode::BlackHole,
+        Mode::DnsStall,
+        Mode::PortExhaustion,
+        Mode::PacketLoss,
+        Mode::CascadingWait,
+        Mode::Backpressure,
+        Mode::Flapping,
+        Mode::ConnectRefused,
+        Mode::ConnectTimeout,
+        Mode::CrossRegionLatency,
+        Mode::Metastable,
+        Mode::RetryAmplification,
+        Mode::RetryStorm,
+        Mode::ThreadPileUp,
+        Mode::CloseWaitLeak,
         Mode::Zombie,
+        Mode::HalfOpen,
+        Mode::AsymmetricTraffic,
+        Mode::BreakerOpen,
     ];
     ORDER.iter().position(|one| *one == mode).unwrap_or(ORDER.len())
 }
 
-/// Whether a mode explains what else its own subject fails to do.
-fn explains_own_subject(mode: Mode) -> bool {
+/// Whether a mode explains what else is said of its own subject.
+fn explains_own_subject(cause: &Draft, effect: &Draft) -> bool {
+    match cause.mode {
+        // They say why a process does nothing.
+        Mode::Deadlock | Mode::ProcessDeadlock | Mode::StoppedProcess | Mode::Orphan => true,
+        Mode::LockContention => matches!(
+            effect.mode,
+            Mode::CascadingWait | Mode::Backpressure | Mode::ThreadPileUp
+        ),
+        Mode::Partition => is_of_services(effect.mode) && same_port(cause, effect),
+        cause_mode if is_of_network(cause_mode) => is_of_services(effect.mode) && same_remote(cause, effect),
+        Mode::CascadingWait => matches!(effect.mode, Mode::ThreadPileUp | Mode::Backpressure),
+        // Who does not read or accept keeps the threads of others waiting.
+        Mode::Backpressure => effect.mode == Mode::ThreadPileUp,
+        Mode::Metastable => {
+            matches!(effect.mode, Mode::RetryStorm | Mode::RetryAmplification) && same_remote(cause, effect)
+        }
+        Mode::RetryAmplification => effect.mode == Mode::RetryStorm && same_remote(cause, effect),
+        _ => false,
+    }
+}
+
+/// What may happen to the connections of a process, whoever is to blame.
+fn is_of_network(mode: Mode) -> bool {
     matches!(
         mode,
-        Mode::Deadlock | Mode::ProcessDeadlock | Mode::StoppedProcess | Mode::Orphan
+        Mode::Partition
+            | Mode::BlackHole
+            | Mode::DnsStall
+            | Mode::PortExhaustion
+            | Mode::PacketLoss
+            | Mode::Flapping
+            | Mode::ConnectRefused
+            | Mode::ConnectTimeout
     )
+}
+
+/// What clients make of it.
+fn is_of_services(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::RetryStorm
+            | Mode::RetryAmplification
+            | Mode::BreakerOpen
+            | Mode::Metastable
+            | Mode::ThreadPileUp
+            | Mode::CascadingWait
+    )
+}
+
+/// Whether two findings are about the same destination, or one of them about none in particular.
+fn same_remote(one: &Draft, other: &Draft) -> bool {
+    match (one.flow, other.flow) {
+        (Some((_, one)), Some((_, other))) => one == other,
+        _ => true,
+    }
+}
+
+/// Whether two findings are about the same port, of whatever host: a partition is about a set of peers.
+fn same_port(one: &Draft, other: &Draft) -> bool {
+    let port = |draft: &Draft| draft.flow.map(|(_, remote)| remote.port());
+    port(one) == port(other)
+}
+
+/// Whether a mode can be a cause at all: some only describe what was left behind, where something else shows, or what is
+/// harmless.
+fn can_explain_others(mode: Mode) -> bool {
+    !matches!(
+        mode,
+        Mode::ThreadPileUp
+            | Mode::BreakerOpen
+            | Mode::HalfOpen
+            | Mode::AsymmetricTraffic
+            | Mode::CloseWaitLeak
+    )
+}
+
+/// A loop that sustains itself explains what its clients do to the destination, and that the server's queue is full.
+/// Neither has to wait for the other at this moment.
+fn is_held_up_by_loop(cause: &Draft, effect: &Draft) -> bool {
+    if cause.mode != Mode::Metastable {
+        return false;
+    }
+    let of_clients = matches!(effect.mode, Mode::RetryStorm | Mode::RetryAmplification)
+        && effect.flow.is_some()
+        && same_remote(cause, effect);
+    let of_server = effect.mode == Mode::Backpressure && cause.depends_on.contains(&effect.subject.pid);
+    of_clients || of_server
+}
+
+/// What is full or slow in the loop is part of it, not its cause.
+fn is_part_of_loop(cause: &Draft, effect: &Draft) -> bool {
+    effect.mode == Mode::Metastable
+        && matches!(
+            cause.mode,
+            Mode::Backpressure | Mode::CascadingWait | Mode::RetryStorm | Mode::RetryAmplification
+        )
 }
 
 /// For each draft the index of the one that causes it.
@@ -54,11 +165,16 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
         causes[effect] = (0..drafts.len())
             .filter(|cause| *cause != effect && explains(&drafts[*cause], &drafts[effect]))
             .filter_map(|cause| {
+                let (one, other) = (&drafts[cause], &drafts[effect]);
+                if is_cut_off(one, other) || is_held_up_by_loop(one, other) {
+                    let rank = precedence(one.mode);
+                    return Some((0, one.mode.rung(), rank, cause));
+                }
                 let there = distance(effect, cause)?;
                 let mutual = distance(cause, effect).is_some();
                 let ranks = (precedence(drafts[cause].mode), precedence(drafts[effect].mode));
                 let allowed = if there == 0 {
-                    explains_own_subject(drafts[cause].mode)
+                    explains_own_subject(&drafts[cause], &drafts[effect])
                 } else {
                     true
                 };
@@ -76,10 +192,50 @@ pub(crate) fn causes(context: &Context<'_>, drafts: &[Draft]) -> Vec<Option<usiz
     causes
 }
 
-/// Whether the dates admit it: a cause does not begin after its effect. An orphan is known by what it holds on to, and
+/// Whether an effect is what a partition looks like on one destination: the same program, and the port of its set.
+fn is_cut_off(cause: &Draft, effect: &Draft) -> bool {
+    let affected = || {
+        let others = cause.others.iter().map(|(_, party)| party.pid);
+        others
+            .chain([cause.subject.pid])
+            .any(|pid| pid == effect.subject.pid)
+    };
+    cause.mode == Mode::Partition
+        && matches!(effect.mode, Mode::ConnectTimeout | Mode::BlackHole)
+        && same_port(cause, effect)
+        && affected()
+}
+
+/// Whether an effect lies in the packets' way: no process explains it, since its kernel answers for it whatever it does.
+fn is_of_the_path(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::BlackHole | Mode::Partition | Mode::PacketLoss | Mode::HalfOpen
+    )
+}
+
+/// Whether the modes and the dates admit it: a cause does not begin after its effect. An orphan is known by what it holds on to, and
 /// others may have waited for that before its parent died.
 fn explains(cause: &Draft, effect: &Draft) -> bool {
+    if is_cut_off(cause, effect) {
+        return true;
+    }
+    if is_of_the_path(effect.mode) {
+        return false;
+    }
     if cause.mode == Mode::Orphan && cause.subject.pid == effect.subject.pid {
+        return true;
+    }
+    if !can_explain_others(cause.mode) || is_part_of_loop(cause, effect) {
+        return false;
+    }
+    // The waits of a cascade end one by one, and others begin: its date is that of the oldest which still lasts. And what
+    // clients do is dated by the window where it began before.
+    let counted = matches!(
+        effect.mode,
+        Mode::RetryStorm | Mode::RetryAmplification | Mode::BreakerOpen
+    );
+    if counted || matches!(cause.mode, Mode::CascadingWait | Mode::Metastable) {
         return true;
     }
     match (cause.since_ns, effect.since_ns) {
@@ -156,20 +312,4 @@ fn break_circles(causes: &mut [Option<usize>], precedence: impl Fn(usize) -> usi
 }
 
 #[cfg(test)]
-mod tests {
-    use super::break_circles;
-
-    #[test]
-    fn a_circle_is_broken_at_its_highest_precedence_and_what_leads_into_it_stays() {
-        // 0 -> 1 -> 2 -> 3 -> 1; 2 has the highest precedence.
-        let mut causes = [Some(1), Some(2), Some(3), Some(1)];
-        break_circles(&mut causes, |index| [5, 4, 0, 3][index]);
-        assert_eq!(causes, [Some(1), Some(2), None, Some(1)]);
-        let mut straight = [Some(1), Some(2), None];
-        break_circles(&mut straight, |index| index);
-        assert_eq!(straight, [Some(1), Some(2), None]);
-        let mut two = [Some(1), Some(0), Some(3), Some(2)];
-        break_circles(&mut two, |index| index);
-        assert_eq!(two, [None, Some(0), None, Some(2)]);
-    }
-}
+mod tests;

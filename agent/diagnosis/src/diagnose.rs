@@ -202,6 +202,16 @@ fn finding(context: &Context<'_>, draft: &Draft, id: &str, cause: Option<String>
         let ago = i128::from(context.picture.began_ns) - i128::from(since_ns);
         rfc3339(i128::from(context.picture.unix_ns) - ago)
     };
+    let named = |party: Party| {
+        let mut named = subject(context.index, party);
+        // Gone by now, but its connections were seen.
+        if context.index.process(party.pid).is_none()
+            && let Some(comm) = context.window.network.comm(party.pid)
+        {
+            named.comm = comm.to_string();
+        }
+        named
+    };
     Finding {
         id: id.to_owned(),
         mode: draft.mode,
@@ -213,12 +223,12 @@ fn finding(context: &Context<'_>, draft: &Draft, id: &str, cause: Option<String>
             flow: draft
                 .flow
                 .map(|(local, remote)| flow(context.host, local, remote)),
-            ..subject(context.index, draft.subject)
+            ..named(draft.subject)
         },
         others: others
             .map(|(role, party)| Other {
                 role: *role,
-                party: subject(context.index, *party),
+                party: named(*party),
             })
             .collect(),
         since: draft.since_ns.map(date),

@@ -1,8 +1,12 @@
 //! Thresholds. Structure (a proof) needs none; these are for waits that could still end.
 
+mod network;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::network::NetworkSettings;
 
 /// Every threshold, with the project's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub struct Settings {
     pub churn_least: usize,
     /// The window that rates need.
     pub rate_window: Duration,
+    /// What goes wrong over the network.
+    pub network: NetworkSettings,
     /// Attempts a second to one destination from which on failing ones are a retry storm.
     pub storm_rate: f64,
     /// Share of these attempts that has to fail.
@@ -109,6 +115,7 @@ impl Default for Settings {
             churn_growth: 10.0,
             churn_least: 50,
             rate_window: Duration::from_millis(4500),
+            network: NetworkSettings::default(),
             storm_rate: 5.0,
             storm_failing: 0.5,
             storm_length: Duration::from_secs(10),

@@ -45,6 +45,16 @@ impl Second {
         }
     }
 
+    fn add_second(&mut self, more: &Second) {
+        self.attempts += more.attempts;
+        self.established += more.established;
+        self.failed += more.failed;
+        self.reset += more.reset;
+        self.unanswered += more.unanswered;
+        self.requests += more.requests;
+        self.responses += more.responses;
+    }
+
     fn add(&mut self, step: &FlowStep, share: f64) {
         self.attempts += step.attempts as f64 * share;
         self.established += step.established as f64 * share;
@@ -126,15 +136,16 @@ impl Timeline {
         let to = to.min(self.seconds.len());
         let mut sum = Second::default();
         for second in self.seconds.get(from..to).unwrap_or_default() {
-            sum.attempts += second.attempts;
-            sum.established += second.established;
-            sum.failed += second.failed;
-            sum.reset += second.reset;
-            sum.unanswered += second.unanswered;
-            sum.requests += second.requests;
-            sum.responses += second.responses;
+            sum.add_second(second);
         }
         sum
+    }
+
+    /// Adds another timeline of the same window.
+    pub fn add_all(&mut self, other: &Timeline) {
+        for (sum, second) in self.seconds.iter_mut().zip(&other.seconds) {
+            sum.add_second(second);
+        }
     }
 
     /// The sum from a second to the end.

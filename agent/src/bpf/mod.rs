@@ -283,6 +283,7 @@ impl BpfSource {
         };
         sight.set(Signal::ExitEvents, processes.clone());
         sight.set(Signal::ForkCounts, processes);
+        sight.set(Signal::ConnectionFates, connects.clone());
         sight.set(Signal::ConnectEvents, connects);
         sight.set(Signal::RequestTurns, turns);
     }

@@ -157,12 +157,12 @@ impl Engine {
         checkup::checkup()
     }
 
-    /// Adds a picture to the window; returns what it cost.
+    /// Adds a picture to the window; returns what it cost, without what keeps to a pace of its own.
     fn add_picture(&mut self, window: &mut Window) -> Result<Duration, EngineError> {
         let began = Instant::now();
         let (picture, events) = self.probe.picture()?;
         window.push(picture, events);
-        Ok(began.elapsed())
+        Ok(began.elapsed().saturating_sub(self.probe.spent_apart()))
     }
 }
 

@@ -17,8 +17,10 @@ pub(super) const PROC: &str = "/proc";
 pub(super) const HOSTS: &str = "/etc/hosts";
 /// Limits of control groups change slowly, and reading them costs more than a picture.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
-/// Counters of namespaces are for rates, and the list of sockets that nobody holds can be long.
+/// Counters of namespaces are for rates, and the list of sockets that nobody holds can be long: it is read at most so
+/// often, and takes at most one part in this many of the time.
 const NETWORKS_INTERVAL: Duration = Duration::from_secs(1);
+const NETWORKS_DUTY: u32 = 50;
 
 enum Kind {
     Bpf(Box<BpfSource>),
@@ -37,7 +39,16 @@ pub(super) struct Probe {
     limits_read: Option<Instant>,
     limits: Result<pids_limits::PidsLimits, String>,
     networks: Networks,
-    networks_read: Option<(Instant, Reading)>,
+    networks_read: Option<NetworksRead>,
+    /// What the last picture spent on them.
+    networks_cost: Duration,
+}
+
+/// The last reading of namespaces.
+struct NetworksRead {
+    at: Instant,
+    cost: Duration,
+    reading: Reading,
 }
 
 impl Probe {
@@ -65,6 +76,7 @@ impl Probe {
             limits: Err("not read yet".into()),
             networks: Networks::new(PathBuf::from(PROC), true),
             networks_read: None,
+            networks_cost: Duration::ZERO,
         })
     }
 
@@ -110,6 +122,7 @@ impl Probe {
                     Signal::ExitEvents,
                     Signal::ForkCounts,
                     Signal::ConnectEvents,
+                    Signal::ConnectionFates,
                     Signal::RequestTurns,
                 ],
                 refused,
@@ -167,14 +180,23 @@ impl Probe {
         missing
     }
 
+    /// What the last picture spent on what has a pace of its own, and so does not count against that of pictures.
+    pub(super) fn spent_apart(&self) -> Duration {
+        self.networks_cost
+    }
+
     fn add_networks(&mut self, picture: &mut Picture) {
-        let due = |(read, _): &(Instant, Reading)| read.elapsed() >= NETWORKS_INTERVAL;
+        let due = |last: &NetworksRead| last.at.elapsed() >= NETWORKS_INTERVAL.max(last.cost * NETWORKS_DUTY);
+        self.networks_cost = Duration::ZERO;
         if self.networks_read.as_ref().is_none_or(due) {
+            let at = Instant::now();
             let reading = self.networks.read(picture);
-            self.networks_read = Some((Instant::now(), reading));
+            let cost = at.elapsed();
+            self.networks_cost = cost;
+            self.networks_read = Some(NetworksRead { at, cost, reading });
         }
-        if let Some((_, reading)) = &self.networks_read {
-            reading.add_to(picture);
+        if let Some(last) = &self.networks_read {
+            last.reading.add_to(picture);
         }
     }
 

@@ -8,12 +8,14 @@
 //! missing is said by the two views of a [`Reading`]. The range of local ports is a file of the reader's own namespace
 //! (/proc/sys/net), so it is unknown of the others.
 
+mod addresses;
 mod counters;
 mod ownerless;
 mod residents;
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -70,7 +72,8 @@ impl Reading {
 /// What was refused or left out.
 #[derive(Debug, Default)]
 struct Gaps {
-    /// Processes of which it is not known where they live: refused, not looked at yet.
+    /// Processes, and those of which it is not known where they live: refused, not looked at yet.
+    processes: usize,
     refused: usize,
     unknown: usize,
     /// Namespaces beyond the bound, and those that could not be read.
@@ -109,6 +112,7 @@ impl Networks {
         self.residents.look(&self.root, picture);
         let others = self.residents.representatives(&self.root, picture, own_ns);
         let mut gaps = Gaps {
+            processes: self.residents.processes(),
             refused: self.residents.refused(),
             unknown: self.residents.unknown(),
             beyond: (others.len() + 1).saturating_sub(NETWORKS_MAX),
@@ -129,6 +133,7 @@ impl Networks {
                 at_ns: clock::monotonic_ns(),
                 ..NetworkObservation::default()
             };
+            network.addresses = read_addresses(process.as_fd());
             let is_own = net_ns == own_ns;
             let counted = read_counters(process.as_fd(), &mut network);
             if is_own {
@@ -191,10 +196,10 @@ impl Networks {
     }
 }
 
-/// How many TCP connections a namespace has seen opened from within, from the text of its snmp table.
-pub(crate) fn active_opens(snmp: &[u8]) -> Option<u64> {
+/// How many TCP connections a namespace has opened and accepted so far, from the text of its snmp table.
+pub(crate) fn opens(snmp: &[u8]) -> Option<(u64, u64)> {
     let mut network = NetworkObservation::default();
-    (counters::read_table(snmp, &mut network) > 0).then_some(network.active_opens)
+    (counters::read_table(snmp, &mut network) > 0).then_some((network.active_opens, network.passive_opens))
 }
 
 /// Reads the counters of the namespace of a process, whose directory is given; false if there are none.
@@ -215,6 +220,14 @@ fn read_counters(process: BorrowedFd<'_>, network: &mut NetworkObservation) -> b
     found > 0
 }
 
+/// The addresses of the namespace of a process, whose directory is given; none where the tables cannot be read.
+fn read_addresses(process: BorrowedFd<'_>) -> Vec<IpAddr> {
+    let table = |path: &str| read(process, Path::new(path)).unwrap_or_default();
+    let mut found = addresses::of_trie(&table("net/fib_trie"));
+    found.extend(addresses::of_interfaces(&table("net/if_inet6")));
+    found
+}
+
 fn open(dir: impl AsFd, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
     Ok(openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -232,14 +245,14 @@ impl Gaps {
         let mut why = Vec::new();
         if self.refused > 0 {
             why.push(format!(
-                "the network namespaces of {} processes, those of other users or more privileged, are not readable",
-                self.refused
+                "the network namespaces of {} of {} processes, those of other users or more privileged, are not readable",
+                self.refused, self.processes
             ));
         }
         if self.unknown > 0 {
             why.push(format!(
-                "the network namespaces of {} processes have not been looked at yet",
-                self.unknown
+                "the network namespaces of {} of {} processes have not been looked at yet",
+                self.unknown, self.processes
             ));
         }
         if self.beyond > 0 {
@@ -281,10 +294,10 @@ impl Gaps {
         if why.is_empty() {
             return View::Full;
         }
-        let remedy = if self.refused > 0 {
-            "run as root"
-        } else {
-            "look from inside the namespace: `nsenter -t PID -n ss -tan`"
+        let remedy = match (self.refused, rustix::process::geteuid().is_root()) {
+            (0, _) => "look from inside the namespace: `nsenter -t PID -n ss -tan`",
+            (_, false) => "run as root (CAP_SYS_PTRACE)",
+            (_, true) => "run with CAP_SYS_PTRACE in the host's user namespace",
         };
         View::Partial {
             why: why.join("; "),

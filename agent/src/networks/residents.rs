@@ -64,6 +64,11 @@ impl Residents {
         self.homes = homes;
     }
 
+    /// Processes that have a namespace.
+    pub(super) fn processes(&self) -> usize {
+        self.homes.len() + self.unknown
+    }
+
     /// Processes whose namespace is refused.
     pub(super) fn refused(&self) -> usize {
         self.homes.values().filter(|home| home.net_ns.is_none()).count()

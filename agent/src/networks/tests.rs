@@ -190,3 +190,76 @@ fn the_live_host() {
     assert!(after.networks[0].active_opens > own.active_opens);
     assert!(after.networks[0].passive_opens > own.passive_opens);
 }
+
+/// A process in a namespace of its own, with `lo` down and no connections.
+#[test]
+fn another_namespace_is_read_without_entering_it() {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sleep", "60"]).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else {
+        eprintln!("skipped: unshare (util-linux) is not to be had");
+        return;
+    };
+    let pid = child.id();
+    let mut reading = None;
+    let mut refused = false;
+    for _ in 0..100 {
+        refused = child.try_wait().unwrap().is_some();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let moved = std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| link != own);
+        if refused || moved {
+            let picture = ProcfsSource::new("/proc".into()).picture().unwrap();
+            reading = Some(Networks::new("/proc".into(), true).read(&picture));
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    if refused {
+        eprintln!("skipped: a network namespace cannot be made; run as root");
+        return;
+    }
+    let reading = reading.unwrap();
+    let other = reading
+        .networks
+        .iter()
+        .find(|network| network.pid == pid)
+        .unwrap();
+    assert!(other.net_ns != reading.networks[0].net_ns);
+    assert_eq!(
+        (other.local_ports, other.active_opens, other.time_wait),
+        ((0, 0), 0, 0)
+    );
+    assert!(reading.ownerless.iter().all(|row| row.net_ns != other.net_ns));
+}
+
+/// A connection that its client closed first rests in TIME_WAIT, and is counted by its destination.
+#[test]
+fn a_connection_in_time_wait() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for _ in 0..3 {
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        drop(client);
+        std::thread::sleep(Duration::from_millis(20));
+        drop(server);
+    }
+    let picture = ProcfsSource::new("/proc".into()).picture().unwrap();
+    let mut networks = Networks::new("/proc".into(), true);
+    for _ in 0..50 {
+        let reading = networks.read(&picture);
+        let counted = reading
+            .ownerless
+            .iter()
+            .find(|row| row.remote == address && row.state == 6);
+        if counted.is_some_and(|row| row.count == 3) {
+            assert!(reading.networks[0].time_wait >= 3);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("three connections in TIME_WAIT were not seen");
+}

@@ -33,7 +33,7 @@ use rustix::time::ClockId;
 
 use self::clock::{OffCpuClock, now_ns};
 use self::descriptors::{DescriptorWalk, KnownSocket};
-use self::flows::FlowTracker;
+use self::flows::{FlowTracker, Opens};
 use self::tally::Tally;
 use self::tasks::{Buffers, TaskWalk};
 use self::vantage::Vantage;
@@ -184,10 +184,11 @@ impl ProcfsSource {
         self.pids_limits(&mut picture, &vantage, &mut tally);
         if vantage.native && tally.inet_failure.is_none() {
             let opens = self.buffers.reader.whole(proc, "self/net/snmp").ok();
-            let opens = opens.and_then(networks::active_opens);
+            let opens = opens.and_then(networks::opens);
+            let opens = opens.map(|(active, passive)| Opens { active, passive });
             if let Some(flows) = &mut self.flows {
                 self.events = Some(flows.advance(&picture, opens));
-                tally.connects = Some(flows.missed());
+                tally.tracking = Some(flows.tracking());
             }
         }
         picture.torn_rows = tally.torn;

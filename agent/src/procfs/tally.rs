@@ -2,8 +2,11 @@
 //!
 //! Every signal gets a view; every view that is not full says why in figures, and what would help.
 
+mod network;
+
 use rung_diagnosis::observation::{Sight, Signal, Source, View};
 
+use super::flows::Tracking;
 use super::vantage::Vantage;
 
 const ROOT: &str = "run as root (CAP_SYS_PTRACE)";
@@ -46,8 +49,8 @@ pub(super) struct Tally {
     pub(super) sockets_skipped: usize,
     /// TCP connections without figures.
     pub(super) figures_missing: usize,
-    /// Connects that were missed between pictures, and all; `None` if connections were not followed.
-    pub(super) connects: Option<(u64, u64)>,
+    /// How connections were followed from picture to picture; `None` if they were not.
+    pub(super) tracking: Option<Tracking>,
 }
 
 impl Tally {
@@ -72,6 +75,7 @@ impl Tally {
                 Signal::TcpFigures => self.tcp_figures(),
                 Signal::OwnerlessSockets | Signal::NetworkCounters => continue,
                 Signal::ConnectEvents => self.connect_events(),
+                Signal::ConnectionFates => blind("refusals and resets leave no trace in pictures", BPF),
                 Signal::RequestTurns => self.request_turns(),
                 Signal::FileLocks => self.file_locks(),
                 Signal::ExitEvents => blind(
@@ -194,95 +198,6 @@ impl Tally {
                 .to_owned(),
         );
         why.view(BPF)
-    }
-
-    fn inet_sockets(&self) -> View {
-        self.inet_failure().unwrap_or_else(|| {
-            let mut why = self.sockets();
-            why.add("socket timeouts (SO_RCVTIMEO) are not visible".to_owned());
-            why.view(BPF)
-        })
-    }
-
-    fn tcp_figures(&self) -> View {
-        self.inet_failure().unwrap_or_else(|| {
-            let mut why = self.sockets();
-            if self.figures_missing > 0 {
-                why.add(format!(
-                    "of {} connections the kernel gives no figures, as before 4.10",
-                    self.figures_missing
-                ));
-            }
-            why.view(BPF)
-        })
-    }
-
-    fn connect_events(&self) -> View {
-        self.followed(|(missed, all)| {
-            let so_far = if missed > 0 {
-                format!(", here {missed} of {all} connects")
-            } else {
-                String::new()
-            };
-            format!(
-                "connections are told from one picture to the next: those that begin and end between two are missed\
-                 {so_far}; refusals, resets and unreachable destinations are not told apart"
-            )
-        })
-    }
-
-    fn request_turns(&self) -> View {
-        self.followed(|_| {
-            "turns are told from byte counters, one picture to the next: at most one request of a connection each, so \
-             that rates of requests are lower bounds and cannot be compared"
-                .to_owned()
-        })
-    }
-
-    /// The view of what following connections from picture to picture shows.
-    fn followed(&self, always: impl FnOnce((u64, u64)) -> String) -> View {
-        if let Some(failure) = self.inet_failure() {
-            return failure;
-        }
-        let Some(connects) = self.connects else {
-            return blind("a single picture was taken", "run with --for 5s");
-        };
-        let mut why = self.sockets();
-        if self.tables_refused > 0 {
-            why.add(self.refused("the descriptors", self.tables_refused));
-        }
-        if self.tables_unreached > 0 {
-            why.add(format!(
-                "{} processes were not reached by the walk over descriptors",
-                self.tables_unreached
-            ));
-        }
-        why.add(always(connects));
-        why.view(BPF)
-    }
-
-    fn inet_failure(&self) -> Option<View> {
-        self.inet_failure.as_ref().map(|failure| {
-            blind(
-                failure,
-                "load the kernel modules tcp_diag and udp_diag, or run as root for BPF",
-            )
-        })
-    }
-
-    /// What is missing of the tables of sockets.
-    fn sockets(&self) -> Why {
-        let mut why = Why::default();
-        if self.foreign_networks > 0 {
-            why.add(format!(
-                "only this network namespace is visible; at least {} processes have sockets in others",
-                self.foreign_networks
-            ));
-        }
-        if self.sockets_skipped > 0 {
-            why.add(format!("{} sockets were not understood", self.sockets_skipped));
-        }
-        why
     }
 
     fn file_locks(&self) -> View {

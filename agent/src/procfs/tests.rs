@@ -9,6 +9,7 @@ use rung_diagnosis::observation::{FdObject, Signal, Source, TaskState, View, Wai
 
 use super::*;
 use crate::fake_tree::FakeTree;
+use crate::networks::Networks;
 
 fn live() -> Picture {
     ProcfsSource::new("/proc".into()).picture().unwrap()
@@ -333,6 +334,20 @@ fn a_plain_user_sees_own_processes_and_says_what_not() {
             );
         }
         assert!(picture.sight.sees(Signal::UnixSockets) && picture.sight.sees(Signal::OffCpuAge));
+        assert!(picture.sight.sees(Signal::TcpFigures));
+        let mut with_networks = picture;
+        Networks::new("/proc".into(), true)
+            .read(&with_networks)
+            .add_to(&mut with_networks);
+        assert!(!with_networks.networks.is_empty());
+        for signal in [Signal::NetworkCounters, Signal::OwnerlessSockets] {
+            let view = with_networks.sight.view(signal);
+            assert!(
+                matches!(view, Some(View::Partial { why, remedy })
+                    if why.contains("not readable") && remedy.contains("root")),
+                "{view:?}"
+            );
+        }
         return;
     }
     if !rustix::process::geteuid().is_root() {

@@ -38,6 +38,9 @@ pub(super) fn write(
         page.row("since", &since);
     }
     parties::write_culprit(page, &root.subject);
+    if let Some(flow) = &root.subject.flow {
+        parties::write_flow(page, flow);
+    }
     parties::write_others(page, root);
     write_chain(page, root);
     write_evidence(page, root);

@@ -1,6 +1,6 @@
 //! Who takes part in a finding, as text.
 
-use rung_diagnosis::finding::{Finding, Other, Role, Subject};
+use rung_diagnosis::finding::{Finding, Flow, Other, Role, Subject};
 
 use crate::grouping::grouped;
 use crate::page::{Page, VALUES};
@@ -51,6 +51,18 @@ pub(super) fn write_culprit(page: &mut Page<'_>, subject: &Subject) {
         if let Some(value) = value {
             page.row(label, &value);
         }
+    }
+}
+
+/// The connection or destination that a finding is about, on a line of its own.
+pub(super) fn write_flow(page: &mut Page<'_>, flow: &Flow) {
+    let named = flow
+        .remote_name
+        .as_deref()
+        .map_or_else(String::new, |name| format!(" ({})", shorten(name, LONGEST)));
+    match &flow.local {
+        Some(local) => page.row("connection", &format!("{local} to {}{named}", flow.remote)),
+        None => page.row("destination", &format!("{}{named}", flow.remote)),
     }
 }
 

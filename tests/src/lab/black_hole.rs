@@ -20,35 +20,48 @@ pub(crate) const CASES: &[Case] = &[
         "a drop is added between two requests of a connection; the client waits for its answer",
         |stage| vanishing(stage, Family::V4, "request", &["0.05"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-v6",
         BlackHole,
         "a drop is added between two requests of a connection over IPv6",
         |stage| vanishing(stage, Family::V6, "request", &["0.05"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-bulk",
         BlackHole,
         "a drop is added while a client sends without waiting for answers",
         |stage| vanishing(stage, Family::V4, "bulk", &["65536", "0.01"]),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-zero-window",
         Backpressure,
         "a reader does not read: every probe of its window is acknowledged",
         |stage| deaf(stage, Family::V4),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "black-hole-zero-window-v6",
         Backpressure,
         "a reader does not read, over IPv6",
         |stage| deaf(stage, Family::V6),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
+    Case::twin(
+        "black-hole-twin-brief-zero-window",
+        Backpressure,
+        "a reader pauses for a second now and then, and its window is closed for a part of that",
+        brief_pauses,
+    )
+    .needs(NETWORK)
+    .look_seconds(10),
     Case::twin(
         "black-hole-twin-idle",
         BlackHole,
@@ -114,6 +127,17 @@ fn deaf(stage: &mut Stage, family: Family) -> Result<Truth> {
     // The sender may be named as the one that waits.
     let truth = Truth::fault(Backpressure, serves.pid, since).symptom(Backpressure, calls.pid);
     Ok(truth.age_unknown().threshold_seconds(8))
+}
+
+fn brief_pauses(stage: &mut Stage) -> Result<Truth> {
+    let (_near, _far, calls, serves) = connection(stage, Family::V4, "bulk", &["65536", "0.002"], "doze")?;
+    let closed = || peers::counter(&serves, "TcpExt", "TCPToZeroWindowAdv").unwrap_or(0);
+    let before = closed();
+    peers::until("the window closes", || Ok(closed() > before))?;
+    let taken = || peers::counter(&serves, "Tcp", "InSegs").unwrap_or(0);
+    let before = taken();
+    peers::until("the transfer goes on", || Ok(taken() > before + 100))?;
+    Ok(Truth::twin(Backpressure, [calls.pid, serves.pid]))
 }
 
 fn idle(stage: &mut Stage) -> Result<Truth> {

@@ -27,6 +27,8 @@ pub enum Need {
     Root,
     /// A writable cgroup hierarchy with the pids controller.
     PidsCgroup,
+    /// The server programs of PostgreSQL, which Debian keeps off PATH.
+    Postgresql,
 }
 
 impl Need {
@@ -35,6 +37,9 @@ impl Need {
         match self {
             Need::Program(name) => find_program(name).is_none().then(|| format!("no {name} on PATH")),
             Need::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
+            Need::Postgresql => super::real_servers::postgresql()
+                .is_none()
+                .then(|| "no /usr/lib/postgresql".to_owned()),
             Need::PidsCgroup => super::cgroup::pids_root()
                 .is_none()
                 .then(|| "no writable pids cgroup".to_owned()),

@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| leak(stage, Family::V4),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .bound_seconds(40),
     Case::fault(
         "close-wait-leak-v6",
@@ -25,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| leak(stage, Family::V6),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .bound_seconds(40),
     Case::twin(
         "close-wait-twin-half-closed",

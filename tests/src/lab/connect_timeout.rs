@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libc::{SYS_connect, SYS_epoll_wait};
 use rung_diagnosis::mode::Mode::{Backpressure, ConnectTimeout};
 
@@ -20,21 +20,24 @@ pub(crate) const CASES: &[Case] = &[
         "a client is blocked in connect while its SYNs are dropped",
         |stage| waits(stage, Family::V4, "connect", SYS_connect),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-v6",
         ConnectTimeout,
         "a client is blocked in connect over IPv6 while its SYNs are dropped",
         |stage| waits(stage, Family::V6, "connect", SYS_connect),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-epoll",
         ConnectTimeout,
         "an event loop waits for a connection while its SYNs are dropped",
         |stage| waits(stage, Family::V4, "connect-epoll", SYS_epoll_wait),
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::fault(
         "connect-timeout-impatient",
         ConnectTimeout,
@@ -59,12 +62,21 @@ pub(crate) const CASES: &[Case] = &[
         "a listener on another network namespace of this machine never accepts, and its queue is full",
         full_listener,
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::twin(
         "connect-timeout-twin-lost-syn",
         ConnectTimeout,
         "the first SYN is lost and the next one is answered",
         lost_syn,
+    )
+    .needs(NETWORK)
+    .look_seconds(5),
+    Case::twin(
+        "connect-timeout-twin-unreachable",
+        ConnectTimeout,
+        "a router says that the host is unreachable: an answer, if no good one",
+        unreachable,
     )
     .needs(NETWORK)
     .look_seconds(5),
@@ -142,6 +154,19 @@ fn lost_syn(stage: &mut Stage) -> Result<Truth> {
     far.unfilter()?;
     calls.get("connected")?;
     Ok(Truth::twin(ConnectTimeout, [serves.pid, calls.pid]))
+}
+
+fn unreachable(stage: &mut Stage) -> Result<Truth> {
+    let [near, far] = stage.network(["near", "far"])?;
+    far.reject_incoming(&[&format!("tcp dport {PORT}")], "icmp type host-unreachable")?;
+    let to = far.port(Family::V4, PORT);
+    let tries = client(stage, &near, "attempt", to, &["0", "2"])?;
+    let outcome = tries.get("outcome")?;
+    ensure!(
+        outcome == libc::EHOSTUNREACH,
+        "the attempt ended with errno {outcome}, not EHOSTUNREACH"
+    );
+    Ok(Truth::twin(ConnectTimeout, [tries.pid]))
 }
 
 fn busy_server(stage: &mut Stage) -> Result<Truth> {

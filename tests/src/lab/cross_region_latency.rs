@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| waits(stage, Family::V4, [70, 10]),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::fault(
         "cross-region-60-ms-v6",
@@ -27,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| waits(stage, Family::V6, [30, 30]),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::twin(
         "cross-region-twin-bulk",

@@ -18,7 +18,8 @@ pub(crate) const CASES: &[Case] = &[
         "the peer's end was taken away behind a cut wire; only unanswered probes tell",
         vanished,
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::twin(
         "half-open-twin-probed-idle",
         HalfOpen,

@@ -5,8 +5,11 @@
 //! clears everything away.
 
 pub mod actor;
+mod backpressure;
 pub mod bite;
 mod black_hole;
+mod breaker_open;
+mod cascading_wait;
 mod case;
 pub mod cgroup;
 mod close_wait_leak;
@@ -22,6 +25,7 @@ mod flapping;
 mod half_open;
 mod inherit;
 mod lock_contention;
+mod metastable;
 pub mod network;
 mod network_at_work;
 mod orphan;
@@ -34,6 +38,12 @@ pub mod proc;
 mod process_churn;
 mod process_deadlock;
 mod programs;
+mod real_servers;
+mod retry_amplification;
+mod retry_storm;
+mod service_chain;
+mod services;
+mod sockets;
 mod stage;
 mod stopped_process;
 pub mod sweep;
@@ -44,7 +54,7 @@ mod zombie;
 
 pub use case::{Case, Kind, Look, Need, Start};
 pub use stage::{Actor, Play, Stage, Workshop};
-pub use truth::{Certainty, Party, Role, Trigger, Truth};
+pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 
 /// Every case, by failure mode.
 pub const CASES: &[&[Case]] = &[
@@ -71,6 +81,14 @@ pub const CASES: &[&[Case]] = &[
     half_open::CASES,
     cross_region_latency::CASES,
     network_at_work::CASES,
+    retry_storm::CASES,
+    retry_amplification::CASES,
+    cascading_wait::CASES,
+    backpressure::CASES,
+    metastable::CASES,
+    breaker_open::CASES,
+    real_servers::CASES,
+    service_chain::CASES,
     composed::CASES,
     weird::CASES,
 ];

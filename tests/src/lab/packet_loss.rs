@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| lossy(stage, Family::V4, 100),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(10),
     Case::fault(
         "packet-loss-5-percent-v6",
@@ -25,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| lossy(stage, Family::V6, 50),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(10),
     Case::twin(
         "packet-loss-twin-half-a-percent",

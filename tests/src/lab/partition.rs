@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| cut_off(stage, Family::V4),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::fault(
         "partition-one-of-three-v6",
@@ -27,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| cut_off(stage, Family::V6),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::twin(
         "partition-twin-peer-down",

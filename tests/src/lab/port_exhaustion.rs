@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
         |stage| exhausted(stage, Family::V4),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::fault(
         "port-exhaustion-v6",
@@ -25,20 +26,16 @@ pub(crate) const CASES: &[Case] = &[
         |stage| exhausted(stage, Family::V6),
     )
     .needs(NETWORK)
+    .beyond_procfs()
     .look_seconds(5),
     Case::fault(
         "port-exhaustion-nearly",
         PortExhaustion,
         "45 of fifty local ports lead to one destination",
-        |stage| {
-            held(stage, 45).map(|(client, _server, to, since)| {
-                Truth::fault(PortExhaustion, client.pid, since)
-                    .flow(to)
-                    .age_unknown()
-            })
-        },
+        nearly,
     )
-    .needs(NETWORK),
+    .needs(NETWORK)
+    .beyond_procfs(),
     Case::twin(
         "port-exhaustion-twin-half",
         PortExhaustion,
@@ -96,6 +93,13 @@ fn held(stage: &mut Stage, count: usize) -> Result<Held> {
     holds.get("held")?;
     let since = peers::until("the ports are in use", || Ok(used(&near)? == count))?;
     Ok((holds, serves, to, since))
+}
+
+/// The range belongs to the namespace, and whoever does not enter it may not learn it.
+fn nearly(stage: &mut Stage) -> Result<Truth> {
+    let (holds, _serves, to, since) = held(stage, 45)?;
+    let truth = Truth::fault(PortExhaustion, holds.pid, since).flow(to);
+    Ok(truth.age_unknown().or_declared_as("the range of local ports of"))
 }
 
 fn time_wait(stage: &mut Stage) -> Result<Truth> {

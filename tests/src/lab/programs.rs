@@ -24,6 +24,8 @@ programs!(
     "threads.py",
     "pipes.py",
     "sockets.py",
+    "services.py",
+    "streams.py",
     "locks.py",
     "processes.py",
     "network.py",

@@ -126,6 +126,14 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// The counters of 64 bits that the actor keeps in a file of its own.
+    pub(super) fn counters(&self) -> Result<Vec<u64>> {
+        let file = self.report.with_extension("counts");
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let numbers = bytes.as_chunks().0.iter();
+        Ok(numbers.map(|&number| u64::from_ne_bytes(number)).collect())
+    }
+
     /// Waits for the number that the actor reports under `key`.
     pub fn get(&self, key: &str) -> Result<i32> {
         let end = Instant::now() + Duration::from_secs(super::bite::BITE_SECONDS);

@@ -60,6 +60,24 @@ pub enum Certainty {
     FoundOrDeclared,
 }
 
+/// A number that the lab measured by itself, and that a finding must give.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figure {
+    /// A word of the evidence's signal.
+    pub signal: &'static str,
+    /// What it is.
+    pub value: f64,
+    /// How far off a report may be, as a share of the value.
+    pub tolerance_ratio: f64,
+}
+
+impl Figure {
+    /// Whether this number is near enough.
+    pub fn admits(&self, value: f64) -> bool {
+        (value - self.value).abs() <= self.value * self.tolerance_ratio
+    }
+}
+
 /// Makes the fault happen while somebody watches.
 pub type Trigger = Box<dyn FnOnce() -> Result<()> + Send>;
 
@@ -93,6 +111,12 @@ pub struct Truth {
     pub flow: Option<SocketAddr>,
     /// Texts that must appear in the finding's summary, evidence or chain.
     pub says: Vec<String>,
+    /// Numbers that the finding's evidence must hold.
+    pub figures: Vec<Figure>,
+    /// Modes that may explain it, of the same culprit: what is retried is refused, for one. They need not be said.
+    pub grounds: Vec<Mode>,
+    /// Words by which the coverage declares, for all processes at once, that it could not be seen.
+    pub declared_as: Option<&'static str>,
     /// Pids that must not be touched by a finding of severity warning or above. Everything, in a twin.
     pub innocent: Vec<i32>,
     /// Modes that are true of a twin all the same, so no false alarm.
@@ -122,6 +146,9 @@ impl Truth {
             expected_symptoms: Vec::new(),
             flow: None,
             says: Vec::new(),
+            figures: Vec::new(),
+            declared_as: None,
+            grounds: Vec::new(),
             innocent: Vec::new(),
             tolerated: Vec::new(),
             case: None,
@@ -198,6 +225,29 @@ impl Truth {
     /// A text that the finding must contain.
     pub fn says(mut self, text: impl Into<String>) -> Self {
         self.says.push(text.into());
+        self
+    }
+
+    /// A number that its evidence must hold.
+    pub fn figure(mut self, signal: &'static str, value: f64, tolerance_ratio: f64) -> Self {
+        self.figures.push(Figure {
+            signal,
+            value,
+            tolerance_ratio,
+        });
+        self
+    }
+
+    /// It may be explained by this mode of the same culprit.
+    pub fn because_of(mut self, mode: Mode) -> Self {
+        self.grounds.push(mode);
+        self
+    }
+
+    /// Found, or declared for all processes at once by these words in the coverage of the mode.
+    pub fn or_declared_as(mut self, words: &'static str) -> Self {
+        self.certainty = Certainty::FoundOrDeclared;
+        self.declared_as = Some(words);
         self
     }
 
@@ -278,6 +328,12 @@ impl std::fmt::Display for Truth {
         }
         for text in &self.says {
             writeln!(f, "it says: {text}")?;
+        }
+        for figure in &self.figures {
+            writeln!(f, "its {}: {:.1}", figure.signal, figure.value)?;
+        }
+        for mode in &self.grounds {
+            writeln!(f, "may be explained by: {mode}")?;
         }
         for (mode, pid) in &self.symptoms {
             let named = match self.expected_symptoms.contains(&(*mode, *pid)) {

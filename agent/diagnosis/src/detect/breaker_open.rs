@@ -11,13 +11,13 @@
 //! A deployment: calls go on after the failures. Idleness: no requests come in, so none go out. A process that ends.
 //!
 //! # Thresholds
-//! `breaker_failures` (5) that are half of the calls of the burst; then `breaker_silence` (6 s) with at most
+//! `breaker_failures` (5) in the seconds right before; then `breaker_silence` (6 s) with at most
 //! `breaker_probes` (10%) of the calls before, and at least half of the requests served before.
 //!
 //! # Source
 //! Events of connections and turns of requests. An inference: what the program intends cannot be seen.
 
-use super::service::{Listeners, address_in_words, named, outbound, requests_in, served};
+use super::service::{address_in_words, named, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -34,19 +34,18 @@ pub(super) const DETECTOR: Detector = Detector {
     blind_spot: None,
 };
 
-/// Share of the calls of a burst that fail, at least.
-const FAILING: f64 = 0.5;
+/// The failures that open a breaker are in the seconds right before the silence.
+const BURST_SECONDS: usize = 3;
 /// Share of the requests served before that goes on, at least,
 const STILL_ASKED: f64 = 0.5;
 /// and requests a second.
 const LEAST_REQUESTS: f64 = 1.0;
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     outbound(context)
         .into_iter()
         .filter(|(key, _)| context.index.lives(key.pid))
-        .filter_map(|(key, history)| draft(context, &listeners, key, history))
+        .filter_map(|(key, history)| draft(context, key, history))
         .collect()
 }
 
@@ -59,19 +58,13 @@ fn burst(context: &Context<'_>, calls: &Timeline) -> Option<(usize, usize)> {
     let probe = (settings.breaker_probes * peak).max(1.0);
     let last_busy = seconds.iter().rposition(|second| second.calls() > probe)?;
     let silence = last_busy + 1;
-    // Failures may come later than their attempts, by a timeout.
-    let fails = |at: &usize| seconds[*at].failing() >= FAILING * seconds[*at].calls().max(1.0);
-    let last = (0..silence).rev().find(fails)?;
-    let first = (0..=last).rev().take_while(fails).last()?;
-    (silence - last <= 2).then_some((first, silence))
+    // The failures that opened it are right before: a few may be enough, in a second that was healthy but for them. They
+    // may be counted up to a second after their attempts.
+    let first = silence.saturating_sub(BURST_SECONDS);
+    (calls.sum(first, silence + 1).failing() >= settings.breaker_failures).then_some((first, silence))
 }
 
-fn draft(
-    context: &Context<'_>,
-    listeners: &Listeners<'_>,
-    key: &FlowKey,
-    history: &FlowHistory,
-) -> Option<Draft> {
+fn draft(context: &Context<'_>, key: &FlowKey, history: &FlowHistory) -> Option<Draft> {
     let settings = context.settings;
     let served = served(context, key.pid)?;
     let calls = Timeline::of(context.window, [history]);
@@ -80,17 +73,13 @@ fn draft(
     if silent < settings.breaker_silence.as_secs_f64() {
         return None;
     }
-    let failed = calls.sum(first, silence);
+    let failed = calls.sum(first, silence + 1);
     let after = calls.sum_from(silence);
     let busy = calls.sum(0, silence).calls() / silence.max(1) as f64;
     let quiet = after.calls() / silent;
     let asked = requests_in(&served.sum(0, silence)) / silence.max(1) as f64;
     let still_asked = requests_in(&served.sum_from(silence)) / silent;
-    if failed.failing() < settings.breaker_failures
-        || failed.failing_share() < FAILING
-        || quiet > settings.breaker_probes * busy
-        || still_asked < (STILL_ASKED * asked).max(LEAST_REQUESTS)
-    {
+    if quiet > settings.breaker_probes * busy || still_asked < (STILL_ASKED * asked).max(LEAST_REQUESTS) {
         return None;
     }
     // Asked to the very end: otherwise the load has stopped, and the calls with it.
@@ -122,7 +111,7 @@ fn draft(
         Evidence::from_file("requests_served_now", still_asked, "requests/s", source),
         Evidence::from_file("silence", silent, "s", source),
     ];
-    let servers = listeners.servers(context, key.net_ns, key.address);
+    let servers = servers(context, key.net_ns, key.address);
     Some(Draft {
         mode: Mode::BreakerOpen,
         severity: Severity::Notice,
@@ -145,3 +134,6 @@ fn draft(
         depends_on: servers,
     })
 }
+
+#[cfg(test)]
+mod tests;

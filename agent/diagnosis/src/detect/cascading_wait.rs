@@ -263,3 +263,6 @@ fn draft(
         depends_on: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,9 +8,9 @@ use crate::graph::WaitGraph;
 use crate::index::{Index, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::mode::Mode;
 use crate::observation::{
-    BlockedCall, Call, Comm, DescriptorObservation, Direction, EventsObservation, FdObject, FlowKey,
-    FlowObservation, HostObservation, InetObservation, NetworkObservation, Picture, Signal, SocketId,
-    TaskObservation, TaskState, TcpFigures, View,
+    BlockedCall, Call, Comm, DescriptorObservation, Direction, EventsObservation, FdObject, FileId, FlowKey,
+    FlowObservation, HostObservation, InetObservation, NetworkObservation, Picture, PipeFill,
+    PipeObservation, Signal, SocketId, TaskObservation, TaskState, TcpFigures, View,
 };
 use crate::report::Report;
 use crate::settings::Settings;
@@ -233,6 +233,52 @@ impl Scene {
         &mut self.events.flows[at]
     }
 
+    /// A terminal in a process's descriptor.
+    pub(crate) fn terminal(&mut self, pid: u32, fd: i32) {
+        self.picture.descriptors.push(DescriptorObservation {
+            tid: pid,
+            fd,
+            file: 0,
+            readable: true,
+            writable: true,
+            nonblocking: false,
+            close_on_exec: false,
+            object: FdObject::Terminal,
+        });
+    }
+
+    /// A full pipe, from one process's descriptor to another's.
+    pub(crate) fn full_pipe(&mut self, writer: (u32, i32), reader: (u32, i32)) {
+        let pipe = FileId {
+            device: 12,
+            inode: self.next,
+        };
+        self.next += 1;
+        for ((pid, fd), writes) in [(writer, true), (reader, false)] {
+            self.picture.descriptors.push(DescriptorObservation {
+                tid: pid,
+                fd,
+                file: pipe.inode << 1 | u64::from(writes),
+                readable: !writes,
+                writable: writes,
+                nonblocking: false,
+                close_on_exec: false,
+                object: FdObject::Pipe(pipe),
+            });
+        }
+        let fill = PipeFill {
+            used: 16,
+            capacity: 16,
+            readers: 1,
+            writers: 1,
+            drained: 0,
+        };
+        self.picture.pipes.push(PipeObservation {
+            id: pipe,
+            fill: Some(fill),
+        });
+    }
+
     /// The counters of a network namespace.
     pub(crate) fn network(&mut self, net_ns: u32) -> &mut NetworkObservation {
         let at = self.picture.networks.iter().position(|one| one.net_ns == net_ns);
@@ -267,13 +313,13 @@ impl Scene {
         self.window.push(self.picture.clone(), Some(events));
     }
 
-    /// Takes the last picture, and runs one mode's detector on the window.
-    pub(crate) fn drafts(&mut self, mode: Mode) -> Vec<Draft> {
+    /// Takes the last picture, and looks at the window.
+    pub(crate) fn with_context<T>(&mut self, look: impl FnOnce(&Context<'_>) -> T) -> T {
         self.take();
         let index = Index::new(&self.window.last);
         let graph = WaitGraph::new(&index);
         let knots = graph.knots();
-        let context = Context {
+        look(&Context {
             window: &self.window,
             picture: &self.window.last,
             index: &index,
@@ -281,9 +327,13 @@ impl Scene {
             knots: &knots,
             host: &self.host,
             settings: &self.settings,
-        };
+        })
+    }
+
+    /// Takes the last picture, and runs one mode's detector on the window.
+    pub(crate) fn drafts(&mut self, mode: Mode) -> Vec<Draft> {
         let detector = DETECTORS.iter().find(|detector| detector.mode == mode).unwrap();
-        (detector.detect)(&context)
+        self.with_context(|context| (detector.detect)(context))
     }
 
     /// Takes the last picture, and diagnoses the window.

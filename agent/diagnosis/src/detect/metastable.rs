@@ -4,8 +4,9 @@
 //!
 //! # Signal
 //! The calls of all clients of one destination, second by second: a time in which they got through; a burst of failures
-//! (the trigger); then a time in which connections are accepted again, and yet the calls end without an answer and the
-//! goodput stays below what it was, without getting better.
+//! (the trigger), or a time in which the server answered next to nothing; then a time in which connections are accepted
+//! again, the server, if it is on this host, answers as much as before, and yet the calls end without an answer in time and
+//! the goodput stays below what it was, without getting better.
 //!
 //! # Healthy twin
 //! A backlog that drains: goodput rises from second to second, or is back. A fault that goes on. A peak of load: more
@@ -21,7 +22,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::service::{Listeners, address_in_words, named, outbound, requests_in, served};
+use super::service::{address_in_words, named, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -53,6 +54,10 @@ const HEALTHY: f64 = 0.2;
 const FAILING: f64 = 0.5;
 /// The load is back to what it was within this factor, where the requests that come in are seen.
 const SAME_LOAD: f64 = 1.3;
+/// A server that gives less than this share of its usual answers stands still,
+const STANDS_STILL: f64 = 0.2;
+/// and one that gives more than this works as before, whoever still waits for them.
+const WORKS: f64 = 0.7;
 /// From one half to the other, goodput that rises by this factor recovers.
 const RECOVERS: f64 = 1.2;
 
@@ -67,7 +72,6 @@ struct Phases {
 }
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     let mut by_destination: BTreeMap<(u32, SocketAddr), Vec<(&FlowKey, &FlowHistory)>> = BTreeMap::new();
     for (key, history) in outbound(context) {
         let flows = by_destination.entry((key.net_ns, key.address)).or_default();
@@ -75,7 +79,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
     }
     by_destination
         .into_iter()
-        .filter_map(|(destination, flows)| draft(context, &listeners, destination, &flows))
+        .filter_map(|(destination, flows)| draft(context, destination, &flows))
         .collect()
 }
 
@@ -91,20 +95,31 @@ fn good(second: &Second) -> f64 {
     (through - (second.unanswered - (second.calls() - second.responses).max(0.0)).max(0.0)).max(0.0)
 }
 
-fn phases(timeline: &Timeline) -> Option<Phases> {
+/// The phases, by the failures that clients see, or else by the answers that the server gives: it stood still, and works
+/// again.
+fn phases(timeline: &Timeline, answers: Option<&Timeline>) -> Option<Phases> {
     let seconds = &timeline.seconds;
+    let healthy = |second: &Second| second.calls() >= LEAST_CALLS && second.failing_share() < HEALTHY;
     let triggers = |second: &Second| second.calls() >= 1.0 && hard(second) >= FAILING * second.calls();
-    let last_trigger = seconds.iter().rposition(triggers)?;
+    let by_clients = seconds.iter().rposition(triggers);
+    let by_server = || {
+        let first_healthy = seconds.iter().position(healthy)?;
+        let answers = answers?;
+        let normal = answers.seconds.get(first_healthy)?.responses;
+        let still = |second: &Second| second.responses < STANDS_STILL * normal;
+        // The second in which the window ends may be cut short, and hold none for that.
+        let whole = answers.seconds.len().saturating_sub(1);
+        answers.seconds[..whole].iter().rposition(still)
+    };
+    let last_trigger = by_clients.or_else(by_server)?;
     let after = last_trigger + 1;
     // Back to the last healthy second before it.
-    let healthy = |second: &Second| second.calls() >= LEAST_CALLS && second.failing_share() < HEALTHY;
-    let last_healthy = seconds[..last_trigger].iter().rposition(healthy)?;
+    let last_healthy = seconds.get(..last_trigger)?.iter().rposition(healthy)?;
     let trigger = last_healthy + 1;
     let mut first = last_healthy;
     while first > 0 && healthy(&seconds[first - 1]) {
         first -= 1;
     }
-    // The first second may be one that was cut into, by the begin of the flow.
     (trigger - first >= HEALTHY_SECONDS).then_some(Phases {
         healthy: first,
         trigger,
@@ -127,17 +142,23 @@ fn longest_call_seconds(context: &Context<'_>, destination: SocketAddr) -> f64 {
 
 fn draft(
     context: &Context<'_>,
-    listeners: &Listeners<'_>,
     (net_ns, address): (u32, SocketAddr),
     flows: &[(&FlowKey, &FlowHistory)],
 ) -> Option<Draft> {
     let settings = context.settings;
     let timeline = Timeline::of(context.window, flows.iter().map(|(_, history)| *history));
+    let servers = servers(context, net_ns, address);
+    let mut answers: Option<Timeline> = None;
+    for served in servers.iter().filter_map(|pid| served(context, *pid)) {
+        answers
+            .get_or_insert_with(|| Timeline::empty(context.window))
+            .add_all(&served);
+    }
     let Phases {
         healthy,
         trigger,
         after,
-    } = phases(&timeline)?;
+    } = phases(&timeline, answers.as_ref())?;
     let timeout = settings
         .client_timeout
         .as_secs_f64()
@@ -162,6 +183,14 @@ fn draft(
     let calls = last.calls() / outlasted;
     if rate_after > settings.metastable_goodput * rate_before || recovers || !fails || calls < LEAST_CALLS {
         return None;
+    }
+    // A server of this host has to do as much as before: otherwise its fault goes on.
+    if let Some(answers) = &answers {
+        let usual = answers.sum(healthy, trigger).responses / before_seconds;
+        let now = answers.sum_from(after).responses / outlasted;
+        if now < WORKS * usual {
+            return None;
+        }
     }
     // Offered load: what the clients are asked for, where they serve others.
     let mut load = (0.0, 0.0);
@@ -204,7 +233,6 @@ fn draft(
         evidence.push(Evidence::from_file("load_before", load.0, "requests/s", source));
         evidence.push(Evidence::from_file("load_now", load.1, "requests/s", source));
     }
-    let servers = listeners.servers(context, net_ns, address);
     let mut others: Vec<(Role, Party)> = servers
         .iter()
         .filter(|server| **server != pid)
@@ -235,3 +263,6 @@ fn draft(
         depends_on: servers,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,37 @@
 //! Detectors: pure functions from what was observed to drafts of findings. One file each, one table of them all.
 
+mod asymmetric_traffic;
 mod backpressure;
+mod black_hole;
 mod breaker_open;
 mod cascading_wait;
+mod close_wait_leak;
+mod connect_refused;
+mod connect_timeout;
+mod cross_region_latency;
 mod deadlock;
+mod dns_stall;
 mod file_lock_wait;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod flapping;
+mod half_open;
 mod lock_contention;
 mod metastable;
 mod orphan;
+mod packet_loss;
+mod partition;
+mod peer;
 mod pipe_stall;
+mod port_exhaustion;
 mod process_churn;
 mod process_deadlock;
 mod retry_amplification;
 mod retry_storm;
 mod service;
 mod stopped_process;
+#[cfg(test)]
+mod tests;
 mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
@@ -176,6 +191,26 @@ pub struct Draft {
     pub depends_on: Vec<u32>,
 }
 
+impl Draft {
+    /// A finding about a process: a warning that is likely, with nothing else known yet.
+    pub(crate) fn of_process(mode: Mode, pid: u32, summary: String) -> Self {
+        Draft {
+            mode,
+            severity: Severity::Warning,
+            confidence: Confidence::Likely,
+            subject: Party::process(pid),
+            others: Vec::new(),
+            members: Vec::new(),
+            since_ns: None,
+            summary,
+            evidence: Vec::new(),
+            chain_from: None,
+            flow: None,
+            depends_on: Vec::new(),
+        }
+    }
+}
+
 /// A row of the table.
 pub struct Detector {
     /// What it detects.
@@ -213,6 +248,18 @@ pub static DETECTORS: &[Detector] = &[
     file_lock_wait::DETECTOR,
     stopped_process::DETECTOR,
     process_churn::DETECTOR,
+    connect_timeout::DETECTOR,
+    connect_refused::DETECTOR,
+    black_hole::DETECTOR,
+    partition::DETECTOR,
+    flapping::DETECTOR,
+    packet_loss::DETECTOR,
+    close_wait_leak::DETECTOR,
+    port_exhaustion::DETECTOR,
+    dns_stall::DETECTOR,
+    half_open::DETECTOR,
+    cross_region_latency::DETECTOR,
+    asymmetric_traffic::DETECTOR,
     thread_pile_up::DETECTOR,
     backpressure::DETECTOR,
     retry_storm::DETECTOR,

@@ -20,7 +20,7 @@
 
 use std::collections::BTreeMap;
 
-use super::service::{Listeners, address_in_words, named, outbound, requests_in, served};
+use super::service::{address_in_words, named, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -67,7 +67,6 @@ impl Factor {
 }
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     let mut served_by: BTreeMap<u32, Option<Timeline>> = BTreeMap::new();
     let mut tiers: Vec<Tier<'_>> = Vec::new();
     for (key, history) in outbound(context) {
@@ -79,7 +78,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
                 key,
                 calls: Timeline::of(context.window, [history]),
                 served,
-                downstream: listeners.servers(context, key.net_ns, key.address),
+                downstream: servers(context, key.net_ns, key.address),
             });
         }
     }
@@ -183,7 +182,7 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
     ));
     let allowed = (1.0 + context.settings.retry_budget).powi(chain.len() as i32);
     let budget = format!(
-        "product_with_{:.0}%_retry_budget",
+        "allowed_by_{:.0}%_retry_budget",
         context.settings.retry_budget * 100.0
     );
     evidence.push(Evidence::from_file(&budget, allowed, "calls/request", source));
@@ -238,4 +237,132 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
         flow: Some((None, lowest.key.address)),
         depends_on: servers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Scene;
+    use super::*;
+    use crate::observation::Direction::{Inbound, Outbound};
+
+    /// Three tiers that listen at ports 1, 2 and 3, and a leaf at port 4.
+    fn chain() -> Scene {
+        let mut scene = Scene::new();
+        for pid in 1..=4 {
+            scene.process(pid, "tier");
+            scene.listener(pid, 3, &format!("127.0.0.1:{pid}"), 128);
+        }
+        scene
+    }
+
+    /// A second in which each tier calls the next `tries` times for each of two requests, and the leaf fails.
+    fn second(scene: &mut Scene, tries: u64, fails: bool) {
+        let mut requests = 2;
+        for pid in 1..=3 {
+            scene.flow(pid, Inbound, &format!("0.0.0.0:{pid}")).requests += requests;
+            requests *= tries;
+            let to = format!("127.0.0.1:{}", pid + 1);
+            let flow = scene.flow(pid, Outbound, &to);
+            flow.attempts += requests;
+            if pid == 3 && fails {
+                flow.refused += requests;
+            } else {
+                flow.established += requests;
+                flow.requests += requests;
+                flow.responses += requests;
+            }
+        }
+        scene.pass(1.0);
+    }
+
+    fn drafts(scene: &mut Scene) -> Vec<Draft> {
+        scene.drafts(Mode::RetryAmplification)
+    }
+
+    fn number(draft: &Draft, signal: &str) -> f64 {
+        let facts = &draft.evidence;
+        let fact = facts.iter().find(|fact| fact.signal == signal).unwrap();
+        fact.value.to_string().parse().unwrap()
+    }
+
+    #[test]
+    fn three_tiers_with_three_tries_make_twenty_seven() {
+        let mut scene = chain();
+        scene.pass(1.0);
+        (0..12).for_each(|_| second(&mut scene, 3, true));
+        let found = drafts(&mut scene);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].subject, Party::process(3));
+        let product = number(&found[0], "product");
+        assert!((product - 27.0).abs() < 0.5, "{product}");
+        let factors = found[0].evidence.iter().filter(|fact| fact.signal == "factor");
+        assert_eq!(factors.count(), 3);
+        for tier in [1, 2] {
+            assert!(found[0].others.contains(&(Role::Peer, Party::process(tier))));
+        }
+    }
+
+    #[test]
+    fn the_chain_in_health_and_fan_out_by_design_are_silent() {
+        for tries in [1, 3] {
+            let mut scene = chain();
+            scene.pass(1.0);
+            (0..12).for_each(|_| second(&mut scene, tries, false));
+            assert_eq!(drafts(&mut scene).len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_fan_out_that_was_there_before_the_failures_is_no_retry() {
+        let mut scene = chain();
+        scene.pass(1.0);
+        (0..5).for_each(|_| second(&mut scene, 3, false));
+        (0..12).for_each(|_| second(&mut scene, 3, true));
+        assert_eq!(drafts(&mut scene).len(), 0);
+    }
+
+    #[test]
+    fn retries_that_began_with_the_failures_are_counted_against_the_time_before() {
+        let mut scene = chain();
+        scene.pass(1.0);
+        (0..5).for_each(|_| second(&mut scene, 1, false));
+        (0..12).for_each(|_| second(&mut scene, 3, true));
+        let found = drafts(&mut scene);
+        let product = number(&found[0], "product");
+        assert!((product / 27.0 - 1.0).abs() < 0.15, "{product}");
+        assert_eq!(found[0].confidence, Confidence::Likely);
+    }
+
+    #[test]
+    fn thresholds_of_factor_and_length() {
+        let found = |tries, length| {
+            let mut scene = chain();
+            scene.pass(1.0);
+            (0..length).for_each(|_| second(&mut scene, tries, true));
+            drafts(&mut scene).len()
+        };
+        assert_eq!((found(2, 12), found(1, 12)), (1, 0));
+        assert_eq!((found(3, 11), found(3, 8)), (1, 0));
+    }
+
+    #[test]
+    fn failures_that_are_over_are_silent() {
+        let mut scene = chain();
+        scene.pass(1.0);
+        (0..12).for_each(|_| second(&mut scene, 3, true));
+        (0..3).for_each(|_| second(&mut scene, 1, false));
+        assert_eq!(drafts(&mut scene).len(), 0);
+    }
+
+    #[test]
+    fn a_circle_of_services_ends() {
+        let mut scene = chain();
+        scene.pass(1.0);
+        for _ in 0..12 {
+            let back = scene.flow(3, Outbound, "127.0.0.1:1");
+            (back.attempts, back.refused) = (60, 60);
+            second(&mut scene, 3, true);
+        }
+        assert!(!drafts(&mut scene).is_empty());
+    }
 }

@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::service::{Listeners, address_in_words, outbound, requests_in, served};
+use super::service::{address_in_words, outbound, requests_in, served, servers};
 use super::{Context, Detector, Draft, Party, count};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
@@ -55,11 +55,10 @@ struct Client<'a> {
 }
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let listeners = Listeners::new(context);
     let clients = clients(context);
     clients
         .iter()
-        .filter_map(|client| draft(context, &listeners, &clients, client))
+        .filter_map(|client| draft(context, &clients, client))
         .collect()
 }
 
@@ -110,12 +109,7 @@ fn subject(context: &Context<'_>, client: &Client<'_>, attempts: u64) -> Option<
     })
 }
 
-fn draft(
-    context: &Context<'_>,
-    listeners: &Listeners<'_>,
-    clients: &[Client<'_>],
-    client: &Client<'_>,
-) -> Option<Draft> {
+fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> Option<Draft> {
     let settings = context.settings;
     let timeline = Timeline::of(context.window, client.flows.iter().copied());
     let first = begin(client, &timeline, settings.storm_failing)?;
@@ -185,7 +179,7 @@ fn draft(
             .into_iter()
             .map(|(fate, times)| Evidence::from_file(fate, times, "times", source)),
     );
-    let servers = listeners.servers(context, client.net_ns, client.address);
+    let servers = servers(context, client.net_ns, client.address);
     Some(Draft {
         mode: Mode::RetryStorm,
         severity: Severity::Warning,
@@ -294,3 +288,6 @@ fn fates(total: &FlowObservation) -> Vec<(&'static str, u64)> {
     ];
     fates.into_iter().filter(|(_, times)| *times > 0).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,88 +1,28 @@
 //! Processes as services: whom they serve, whom they call, and what waits where. Facts for the detectors of rung 5.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use super::Context;
 use crate::graph::WaitKind;
 use crate::index::{TCP_ESTABLISHED, TCP_LISTEN};
 use crate::observation::{
-    BlockedCall, Call, Direction, FdObject, FlowKey, InetObservation, SocketId, TaskObservation,
+    BlockedCall, Call, Direction, FdObject, FlowKey, InetObservation, SocketId, TaskObservation, TcpFigures,
 };
 use crate::timeline::Timeline;
 use crate::window::FlowHistory;
 
 /// The jiffy of the slowest kernels (CONFIG_HZ=100), ms: times of TCP that differ by less may be the same moment.
 const JIFFY_MS: u32 = 10;
+/// Connections on which all times are one moment that is longer ago are idle ones.
+const LONGEST_TIE_MS: u32 = 30_000;
 
-/// Who listens where, of one picture.
-pub(super) struct Listeners<'a> {
-    by_port: FxHashMap<u16, Vec<&'a InetObservation>>,
-    addresses: FxHashSet<(u32, IpAddr)>,
-}
-
-impl<'a> Listeners<'a> {
-    /// The listeners of a picture.
-    pub(super) fn new(context: &Context<'a>) -> Self {
-        let mut listeners = Listeners {
-            by_port: FxHashMap::default(),
-            addresses: FxHashSet::default(),
-        };
-        for socket in context.picture.inet_sockets.iter().filter(|socket| socket.tcp) {
-            if socket.state == TCP_LISTEN {
-                let port = listeners.by_port.entry(socket.local.port()).or_default();
-                port.push(socket);
-            }
-            listeners.addresses.insert((socket.net_ns, socket.local.ip()));
-        }
-        listeners
-    }
-
-    /// The listeners that take what goes from a namespace to an address: those of the same namespace, or of the one other
-    /// namespace of this host that has the address. Several share a port by SO_REUSEPORT.
-    pub(super) fn of(&self, net_ns: u32, to: SocketAddr) -> Vec<&'a InetObservation> {
-        let all = self.by_port.get(&to.port()).map_or(&[][..], Vec::as_slice);
-        let takes = |one: &InetObservation| {
-            one.local.ip() == to.ip()
-                || one.local.ip().is_unspecified()
-                    && (to.ip().is_loopback() || self.addresses.contains(&(one.net_ns, to.ip())))
-        };
-        let own: Vec<_> = all
-            .iter()
-            .copied()
-            .filter(|one| one.net_ns == net_ns && takes(one))
-            .collect();
-        if !own.is_empty() || to.ip().is_loopback() {
-            return own;
-        }
-        let others: Vec<_> = all.iter().copied().filter(|one| takes(one)).collect();
-        let one_namespace = others.windows(2).all(|pair| pair[0].net_ns == pair[1].net_ns);
-        if one_namespace { others } else { Vec::new() }
-    }
-
-    /// Whether a connection was accepted here: its local end is that of a listener.
-    pub(super) fn accepted(&self, socket: &InetObservation) -> bool {
-        self.by_port.get(&socket.local.port()).is_some_and(|all| {
-            all.iter().any(|one| {
-                one.net_ns == socket.net_ns
-                    && (one.local.ip().is_unspecified() || one.local.ip() == socket.local.ip())
-            })
-        })
-    }
-
-    /// The processes that serve an address, each once.
-    pub(super) fn servers(&self, context: &Context<'_>, net_ns: u32, to: SocketAddr) -> Vec<u32> {
-        let listeners = self.of(net_ns, to);
-        let mut pids: Vec<u32> = listeners
-            .iter()
-            .flat_map(|listener| context.index.socket_processes(listener.id))
-            .collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
+/// The processes of this host that serve an address, each once.
+pub(super) fn servers(context: &Context<'_>, net_ns: u32, to: SocketAddr) -> Vec<u32> {
+    let listener = context.index.listener_for(net_ns, to);
+    listener.map_or_else(Vec::new, |listener| context.index.socket_processes(listener.id))
 }
 
 /// A call that a process has made and that has not been answered yet.
@@ -118,8 +58,6 @@ impl Demand {
 
 /// The connections of each process.
 pub(super) struct Services<'a> {
-    /// The listeners.
-    pub(super) listeners: Listeners<'a>,
     /// Accepted connections by holder.
     accepted: BTreeMap<u32, Vec<&'a InetObservation>>,
     /// Connections that the holder opened.
@@ -132,7 +70,6 @@ impl<'a> Services<'a> {
     /// Those of a picture.
     pub(super) fn new(context: &Context<'a>) -> Self {
         let mut services = Services {
-            listeners: Listeners::new(context),
             accepted: BTreeMap::new(),
             opened: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -148,7 +85,7 @@ impl<'a> Services<'a> {
             }
             let of = match socket.state {
                 TCP_LISTEN => &mut services.listening,
-                TCP_ESTABLISHED if services.listeners.accepted(socket) => &mut services.accepted,
+                TCP_ESTABLISHED if context.index.is_inbound(socket) => &mut services.accepted,
                 TCP_ESTABLISHED => &mut services.opened,
                 _ => continue,
             };
@@ -192,9 +129,7 @@ impl<'a> Services<'a> {
             }
             if socket.receive_queue > 0 {
                 demand.unread += 1;
-            } else if figures.last_received_ms < figures.last_sent_ms
-                || figures.bytes_acked == 0 && socket.send_queue == 0
-            {
+            } else if is_in_work(socket, &figures) {
                 demand.in_work += 1;
                 demand.oldest_ms = demand.oldest_ms.max(figures.last_received_ms);
             }
@@ -224,14 +159,32 @@ fn pending_call<'a>(socket: &'a InetObservation, blocked: &FxHashSet<SocketId>) 
         return None;
     }
     let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
-    let waits = blocked.contains(&socket.id);
-    let later = sent < received || figures.bytes_received == 0 || waits;
     let same_moment = sent.abs_diff(received) <= JIFFY_MS;
-    (later || same_moment).then_some(PendingCall {
+    // An answer carries the acknowledgement of its request. One that came later by itself is of a request that is still
+    // being worked on (the delayed acknowledgement, 40 ms).
+    let acknowledged_later = same_moment && figures.last_ack_ms + JIFFY_MS < sent.min(received);
+    let certain = sent < received.saturating_sub(JIFFY_MS)
+        || figures.bytes_received == 0
+        || blocked.contains(&socket.id)
+        || acknowledged_later;
+    (certain || same_moment).then_some(PendingCall {
         socket,
         age_ms: sent,
-        certain: sent < received.saturating_sub(JIFFY_MS) || figures.bytes_received == 0 || waits,
+        certain,
     })
+}
+
+/// Whether the last request on an accepted connection, all of which was read, has not been answered.
+fn is_in_work(socket: &InetObservation, figures: &TcpFigures) -> bool {
+    let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
+    let never_answered = figures.bytes_acked <= 1 && socket.send_queue == 0;
+    if never_answered || received + JIFFY_MS < sent {
+        return true;
+    }
+    // Answer and next request of one moment: the request carried the acknowledgement. Had the answer come last, its
+    // acknowledgement would have come later by itself.
+    let same_moment = sent.abs_diff(received) <= JIFFY_MS;
+    same_moment && received <= LONGEST_TIE_MS && figures.last_ack_ms + JIFFY_MS >= sent.min(received)
 }
 
 /// The TCP connections that a thread waits for data on: those it reads, or all those of a poll (not of an epoll, which

@@ -69,11 +69,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
             && context
                 .waiting(task.tid)
                 .is_some_and(|age| age >= settings.pile_up_wait);
-        if let Some(target) = if long {
-            target(context, &services, task)
-        } else {
-            None
-        } {
+        if let Some(target) = if long { target(context, task) } else { None } {
             piles.entry((task.tgid, target)).or_default().push(task.tid);
         }
     }
@@ -83,7 +79,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
         .collect()
 }
 
-fn target(context: &Context<'_>, services: &Services<'_>, task: &TaskObservation) -> Option<Target> {
+fn target(context: &Context<'_>, task: &TaskObservation) -> Option<Target> {
     let index = context.index;
     let wait = context.graph.wait(task.tid)?;
     match wait.kind {
@@ -109,7 +105,7 @@ fn target(context: &Context<'_>, services: &Services<'_>, task: &TaskObservation
     let awaited = awaited_sockets(context, task);
     let id = *awaited.first()?;
     let socket = index.inet(id)?;
-    if services.listeners.accepted(socket) || socket.receive_queue > 0 {
+    if context.index.is_inbound(socket) || socket.receive_queue > 0 {
         return None;
     }
     other_end(context, id)
@@ -224,5 +220,119 @@ fn culprit(context: &Context<'_>, target: Target) -> Culprit {
                 "a file lock",
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Scene;
+    use super::*;
+    use crate::observation::{Call, TcpFigures, Watch};
+
+    /// A service (20) with so many workers that read an answer of a leaf (30), of `threads` threads, and so many requests.
+    fn pool(workers: u32, threads: u32, requests: u32, seconds: f64) -> Scene {
+        let mut scene = Scene::new();
+        scene.process(20, "front");
+        scene.process(30, "leaf");
+        scene.listener(20, 3, "127.0.0.1:80", 128);
+        scene.listener(30, 3, "127.0.0.1:90", 128);
+        for number in 1..threads {
+            scene.thread(20, 200 + number, "worker");
+            scene.blocks(200 + number, Call::Sleep, seconds);
+        }
+        for number in 1..=workers {
+            let own = format!("127.0.0.1:{}", 5000 + number);
+            let fd = 100 + number as i32;
+            scene.connection(20, fd, &own, "127.0.0.1:90");
+            scene.connection(30, fd, "127.0.0.1:90", &own);
+            scene.blocks(200 + number, Call::Read { fd }, seconds);
+        }
+        for task in scene.picture.tasks.iter_mut().filter(|task| task.tgid == 20) {
+            task.threads = threads;
+        }
+        for number in 0..requests {
+            let client = format!("127.0.0.1:{}", 7000 + number);
+            let socket = scene.connection(20, 1000 + number as i32, "127.0.0.1:80", &client);
+            socket.figures = Some(TcpFigures {
+                last_sent_ms: 9000,
+                last_received_ms: 4000,
+                bytes_acked: 7,
+                bytes_received: 7,
+                ..TcpFigures::default()
+            });
+        }
+        scene
+    }
+
+    fn drafts(scene: &mut Scene) -> Vec<Draft> {
+        scene.drafts(Mode::ThreadPileUp)
+    }
+
+    #[test]
+    fn a_pool_at_a_slow_dependency_is_blamed_on_that() {
+        let found = drafts(&mut pool(16, 17, 20, 3.0));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].subject, Party::process(30));
+        assert!(found[0].others.contains(&(Role::Waiter, Party::process(20))));
+        assert!(
+            found[0].summary.contains("16 of 17 threads"),
+            "{}",
+            found[0].summary
+        );
+    }
+
+    #[test]
+    fn thresholds_of_number_share_age_and_demand() {
+        let found = |workers, threads, requests, seconds| {
+            drafts(&mut pool(workers, threads, requests, seconds)).len()
+        };
+        assert_eq!((found(8, 9, 20, 3.0), found(7, 9, 20, 3.0)), (1, 0));
+        assert_eq!((found(10, 20, 20, 3.0), found(10, 21, 20, 3.0)), (1, 0));
+        assert_eq!((found(16, 17, 20, 1.0), found(16, 17, 20, 0.9)), (1, 0));
+        assert_eq!((found(16, 17, 17, 3.0), found(16, 17, 16, 3.0)), (1, 0));
+    }
+
+    #[test]
+    fn a_poll_of_one_connection_with_a_timeout_is_a_wait_for_its_answer() {
+        let mut scene = pool(16, 17, 20, 3.0);
+        for number in 1..=16 {
+            let watch = Watch {
+                fd: 100 + number as i32,
+                read: true,
+                write: false,
+            };
+            let call = Call::Poll {
+                watched: vec![watch],
+                incomplete: false,
+            };
+            scene.blocks(200 + number, call, 3.0);
+        }
+        assert_eq!(drafts(&mut scene).len(), 1);
+    }
+
+    #[test]
+    fn an_idle_pool_that_reads_from_its_clients_is_silent() {
+        let mut scene = pool(0, 17, 17, 3.0);
+        for number in 1..=16 {
+            let fd = 999 + number as i32;
+            scene.blocks(200 + number, Call::Read { fd }, 30.0);
+        }
+        assert_eq!(drafts(&mut scene).len(), 0);
+    }
+
+    #[test]
+    fn a_full_pipe_holds_threads_up_as_well() {
+        let mut scene = pool(0, 17, 20, 3.0);
+        scene.full_pipe((20, 1), (30, 0));
+        for number in 1..=16 {
+            scene.blocks(200 + number, Call::Write { fd: 1 }, 3.0);
+        }
+        let found = drafts(&mut scene);
+        assert_eq!(found[0].subject, Party::process(30));
+        assert!(
+            found[0].summary.contains("a full pipe of leaf (30)"),
+            "{}",
+            found[0].summary
+        );
     }
 }

@@ -57,6 +57,8 @@ pub enum Signal {
     NetworkCounters,
     /// Connection attempts and their fates, as they happen.
     ConnectEvents,
+    /// How attempts and connections end: refused, unreachable, reset.
+    ConnectionFates,
     /// Turns of requests and answers on connections.
     RequestTurns,
     /// /proc/locks.
@@ -71,7 +73,7 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 17] = [
+    pub const ALL: [Signal; 18] = [
         Signal::Tasks,
         Signal::SystemCalls,
         Signal::FutexWords,
@@ -84,6 +86,7 @@ impl Signal {
         Signal::OwnerlessSockets,
         Signal::NetworkCounters,
         Signal::ConnectEvents,
+        Signal::ConnectionFates,
         Signal::RequestTurns,
         Signal::FileLocks,
         Signal::ExitEvents,
@@ -106,6 +109,7 @@ impl Signal {
             Signal::OwnerlessSockets => "TCP sockets without a descriptor",
             Signal::NetworkCounters => "counters of network namespaces",
             Signal::ConnectEvents => "connection attempts as they happen",
+            Signal::ConnectionFates => "refusals and resets of connections",
             Signal::RequestTurns => "turns of requests and answers",
             Signal::FileLocks => "file locks and their waiters",
             Signal::ExitEvents => "exits as they happen",

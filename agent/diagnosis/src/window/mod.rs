@@ -1,9 +1,13 @@
 //! What a span of time showed: the last picture whole, of the others what rates and samples need.
 
+mod attempts;
+mod balance;
 mod network;
 
 use rustc_hash::FxHashMap;
 
+pub use self::attempts::{Attempt, Fate};
+pub use self::balance::{Balance, BalanceStep};
 pub use self::network::{FlowHistory, FlowStep, NetworkHistory, SocketHistory};
 
 use crate::observation::{

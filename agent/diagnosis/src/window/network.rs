@@ -2,9 +2,11 @@
 
 use rustc_hash::FxHashMap;
 
+use super::attempts::{self, Attempt};
+use super::balance::Balance;
 use crate::observation::{
-    EventsObservation, FlowKey, FlowObservation, InetObservation, NetworkObservation, Picture, SocketId,
-    TcpFigures,
+    Comm, EventsObservation, FlowKey, FlowObservation, InetObservation, NetworkObservation, Picture,
+    SocketId, TcpFigures,
 };
 
 /// Flows over time are kept in steps of this length,
@@ -79,10 +81,22 @@ pub struct NetworkHistory {
     pub networks: FxHashMap<u32, NetworkObservation>,
     /// Queue of each listener at each picture, with its time: connections that wait to be accepted.
     pub backlogs: FxHashMap<SocketId, Vec<(u64, u32)>>,
+    /// Connection attempts that were seen waiting for an answer, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Bytes exchanged with each peer over time.
+    pub balance: Balance,
 }
 
 impl NetworkHistory {
+    /// The command name of a process that had connections in the window, and may be gone.
+    pub fn comm(&self, pid: u32) -> Option<Comm> {
+        let mut flows = self.flows.iter().filter(|(key, _)| key.pid == pid && pid != 0);
+        flows.next().map(|(_, history)| history.total.comm)
+    }
+
     pub(super) fn add_picture(&mut self, picture: &Picture) {
+        attempts::follow(&mut self.attempts, picture);
+        self.balance.add_picture(picture);
         let mut sockets = FxHashMap::default();
         for socket in &picture.inet_sockets {
             let before = self.sockets.get(&socket.id);

@@ -3,12 +3,12 @@
 //! Scope: a pure state machine over the TCP sockets of pictures. A socket that shows up in SYN_SENT is an attempt, one
 //! that shows up connected an attempt that succeeded; turns of requests are told from the byte counters.
 //!
-//! Degradation policy: all numbers are lower bounds. What begins and ends between two pictures is missed; how many
-//! connects were, the namespace's count of them tells ([`FlowTracker::missed`]). An attempt that vanishes without having been
-//! repeated counts as neither failed nor established, for it may have been either. Refusals, resets and unreachable
-//! destinations leave no trace; nor is it known whether a connection that has vanished had been given its last answer.
-//! Connections whose process is not known are in no flow.
+//! Degradation policy: all numbers are lower bounds. What begins and ends between two pictures is missed; where that is
+//! too much nothing is told ([`Tracking`]). An attempt counts once its SYN was repeated or answered: one that vanishes
+//! before may have succeeded. Refusals, resets and unreachable destinations leave no trace; nor is it known whether a
+//! connection that has vanished had been given its last answer. Connections whose process is not known are in no flow.
 
+mod tracking;
 mod turns;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +20,8 @@ use rung_diagnosis::observation::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::tracking::Tracker;
+pub(super) use self::tracking::{Opens, Tracking};
 use self::turns::Turns;
 
 /// Kernel state numbers (include/net/tcp_states.h).
@@ -61,6 +63,10 @@ struct Followed {
     local: SocketAddr,
     remote: SocketAddr,
     connecting: bool,
+    /// The attempt is in the flow.
+    counted: bool,
+    /// Something had been exchanged at the last look since the one before.
+    busy: bool,
     figures: Option<TcpFigures>,
     seen_ns: u64,
     turns: Turns,
@@ -73,10 +79,7 @@ pub(super) struct FlowTracker {
     sockets: FxHashMap<SocketId, Followed>,
     first_starts: FxHashMap<FlowKey, u64>,
     last_ns: Option<u64>,
-    /// Connects of the own namespace before the first picture, and since then those that were seen, and those missed.
-    opens_before: Option<u64>,
-    seen: u64,
-    missed: u64,
+    tracker: Tracker,
 }
 
 /// What one picture is asked for.
@@ -96,20 +99,18 @@ impl FlowTracker {
             sockets: FxHashMap::default(),
             first_starts: FxHashMap::default(),
             last_ns: None,
-            opens_before: None,
-            seen: 0,
-            missed: 0,
+            tracker: Tracker::default(),
         }
     }
 
-    /// Connects that were missed, and how many there were in all.
-    pub(super) fn missed(&self) -> (u64, u64) {
-        (self.missed, self.missed + self.seen)
+    /// How well it went so far.
+    pub(super) fn tracking(&self) -> Tracking {
+        self.tracker.tracking()
     }
 
     /// What happened since the picture before. Of the first one: the attempts that are under way. `opens` is how many
-    /// connects the own network namespace has seen so far (ActiveOpens), if that is known.
-    pub(super) fn advance(&mut self, picture: &Picture, opens: Option<u64>) -> EventsObservation {
+    /// connections the own network namespace has seen so far, if that is known.
+    pub(super) fn advance(&mut self, picture: &Picture, opens: Option<Opens>) -> EventsObservation {
         let now_ns = picture.began_ns;
         let mut look = Look {
             now_ns,
@@ -154,11 +155,18 @@ impl FlowTracker {
             self.first_starts
                 .retain(|key, _| alive.contains(key) || look.flows.contains_key(key));
         }
-        let lost = self.count_missed(opens, look.first);
+        let lost = self.tracker.compare(opens);
         let from_ns = self.last_ns.replace(now_ns).unwrap_or(now_ns);
         let mut flows: Vec<FlowObservation> = look.flows.into_values().collect();
         flows.sort_unstable_by_key(|flow| flow.key);
+        let tracking = self.tracking();
+        if tracking.too_short {
+            flows.clear();
+        }
         for flow in &mut flows {
+            if tracking.too_short_inbound || tracking.too_busy {
+                (flow.requests, flow.responses) = (0, 0);
+            }
             flow.first_start_ns = self.first_starts.get(&flow.key).copied().unwrap_or(0);
             flow.recent_starts_ns.sort_unstable();
             let surplus = flow.recent_starts_ns.len().saturating_sub(RECENT_STARTS);
@@ -184,6 +192,8 @@ impl FlowTracker {
             local: socket.local,
             remote: socket.remote,
             connecting,
+            counted: false,
+            busy: false,
             figures: socket.figures,
             seen_ns: look.now_ns,
             turns: if look.first || key.is_none() {
@@ -192,17 +202,22 @@ impl FlowTracker {
                 Turns::new()
             },
         };
+        if !look.first {
+            self.tracker.saw(inbound);
+        }
         let Some(key) = key else { return followed };
         if connecting {
-            self.attempt(key, followed.comm, socket, look);
+            followed.counted = self.attempt(key, followed.comm, socket, look);
         } else if !look.first {
-            self.seen += u64::from(!inbound);
             self.first_starts.entry(key).or_insert(look.now_ns);
             let flow = look.flow(key, followed.comm);
             flow.attempts += 1;
             flow.established += 1;
             flow.retransmits += u64::from(socket.figures.map_or(0, |figures| figures.retransmitted));
-            followed.turns.count(socket, flow);
+            followed.busy = followed.turns.count(socket, flow);
+            if followed.busy {
+                self.tracker.was_busy(false);
+            }
         }
         followed
     }
@@ -221,29 +236,34 @@ impl FlowTracker {
                 !before.connecting && look.listening.contains(&(socket.net_ns, socket.local.port()));
             now.key = look.key(socket, inbound);
             now.comm = now.key.map(|key| look.comm(key.pid)).unwrap_or_default();
-            if let Some(key) = now.key.filter(|_| before.connecting) {
-                self.attempt(key, now.comm, socket, look);
-            }
         }
         let Some(key) = now.key else { return now };
-        let again = |figures: Option<TcpFigures>| figures.map_or(0, |figures| figures.retransmitted);
-        let again = u64::from(again(now.figures).saturating_sub(again(before.figures)));
-        let established = before.connecting && !connecting;
-        let flow = look.flow(key, now.comm);
-        flow.established += u64::from(established);
-        flow.retransmits += again;
-        if before.connecting {
-            flow.syn_retransmits += again;
+        if before.connecting && !before.counted {
+            now.counted = self.attempt(key, now.comm, socket, look);
+        } else {
+            let again = |figures: Option<TcpFigures>| figures.map_or(0, |figures| figures.retransmitted);
+            let again = u64::from(again(now.figures).saturating_sub(again(before.figures)));
+            let flow = look.flow(key, now.comm);
+            flow.retransmits += again;
+            flow.syn_retransmits += if before.connecting { again } else { 0 };
         }
-        if !connecting {
-            now.turns.count(socket, flow);
+        if connecting {
+            return now;
+        }
+        let flow = look.flow(key, now.comm);
+        flow.established += u64::from(before.connecting);
+        now.busy = now.turns.count(socket, flow);
+        if now.busy {
+            self.tracker.was_busy(before.busy);
         }
         now
     }
 
     /// A socket that is no longer there.
     fn end(&self, gone: &Followed, closing: &FxHashSet<(SocketAddr, SocketAddr)>, look: &mut Look<'_>) {
-        let Some(key) = gone.key else { return };
+        let Some(key) = gone.key.filter(|_| gone.counted || !gone.connecting) else {
+            return;
+        };
         let now_ns = look.now_ns;
         let flow = look.flow(key, gone.comm);
         if !gone.connecting {
@@ -255,11 +275,9 @@ impl FlowTracker {
             flow.closed += 1;
             return;
         }
-        let Some(figures) = gone.figures.filter(|figures| figures.retransmitted > 0) else {
-            return;
-        };
+        let unanswered_ms = gone.figures.and_then(|figures| figures.unanswered_ms);
         let unseen = Duration::from_nanos(now_ns.saturating_sub(gone.seen_ns));
-        let age = Duration::from_millis(figures.unanswered_ms.unwrap_or(0).into()) + unseen;
+        let age = Duration::from_millis(unanswered_ms.unwrap_or(0).into()) + unseen;
         // The kernel's timers are late by a few percent at most (timer wheel, kernel/time/timer.c).
         if age >= self.syn_patience.mul_f64(0.98) {
             flow.timed_out += 1;
@@ -268,33 +286,27 @@ impl FlowTracker {
         }
     }
 
-    fn attempt(&mut self, key: FlowKey, comm: Comm, socket: &InetObservation, look: &mut Look<'_>) {
-        let figures = socket.figures.unwrap_or_default();
-        let age_ns = figures.unanswered_ms.map(|age| u64::from(age) * 1_000_000);
+    /// Counts an attempt, if it was answered or has been repeated; returns whether it did.
+    fn attempt(&mut self, key: FlowKey, comm: Comm, socket: &InetObservation, look: &mut Look<'_>) -> bool {
+        let again = socket.figures.map_or(0, |figures| figures.retransmitted);
+        let connecting = socket.state == state::SYN_SENT;
+        if again == 0 && connecting {
+            return false;
+        }
+        let age_ms = socket.figures.and_then(|figures| figures.unanswered_ms);
+        let age_ns = age_ms
+            .filter(|_| connecting)
+            .map(|age| u64::from(age) * 1_000_000);
         let start_ns = look.now_ns.saturating_sub(age_ns.unwrap_or(0));
         self.first_starts.entry(key).or_insert(start_ns);
-        self.seen += u64::from(!look.first);
         let flow = look.flow(key, comm);
         flow.attempts += 1;
-        flow.retransmits += u64::from(figures.retransmitted);
-        flow.syn_retransmits += u64::from(figures.retransmitted);
+        flow.retransmits += u64::from(again);
+        flow.syn_retransmits += if connecting { again.into() } else { 0 };
         if age_ns.is_some() {
             flow.recent_starts_ns.push(start_ns);
         }
-    }
-
-    /// Compares with the namespace's own count; returns how many more were missed.
-    fn count_missed(&mut self, opens: Option<u64>, first: bool) -> u64 {
-        if first {
-            self.opens_before = opens;
-        }
-        let (Some(before), Some(opens)) = (self.opens_before, opens) else {
-            return 0;
-        };
-        let missed = opens.saturating_sub(before).saturating_sub(self.seen);
-        let more = missed.saturating_sub(self.missed);
-        self.missed += more;
-        more
+        true
     }
 }
 
@@ -354,5 +366,7 @@ fn is_connected(number: u8) -> bool {
     )
 }
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;

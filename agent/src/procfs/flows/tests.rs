@@ -13,7 +13,7 @@ const REMOTE: &str = "10.0.0.5:443";
 struct Story {
     tracker: FlowTracker,
     now_ns: u64,
-    opens: Option<u64>,
+    opens: Option<Opens>,
 }
 
 impl Story {
@@ -126,13 +126,16 @@ fn patience_of_the_kernel() {
 fn an_attempt_that_succeeds() {
     let (mut story, events) = Story::begin(&[]);
     assert_eq!((events.flows.len(), events.from_ns), (0, events.to_ns));
-    let events = story.next(&[syn(1, 0, 40)]);
+    // Not repeated yet: it may end before the next picture, and nobody would know how.
+    assert_eq!(story.next(&[syn(1, 0, 940)]).flows, []);
+    let events = story.next(&[syn(1, 1, 1040)]);
     let flow = only(&events);
     assert_eq!((flow.key.pid, flow.key.direction), (CLIENT, Direction::Outbound));
     assert_eq!((flow.key.address, flow.key.net_ns), (REMOTE.parse().unwrap(), 7));
     assert_eq!(flow.comm, Comm::from_bytes(b"client"));
     assert_eq!((flow.attempts, flow.established, flow.failed()), (1, 0, 0));
-    let start_ns = story.now_ns - 40_000_000;
+    assert_eq!((flow.retransmits, flow.syn_retransmits), (1, 1));
+    let start_ns = story.now_ns - 1_040_000_000;
     assert_eq!(
         (flow.recent_starts_ns.as_slice(), flow.first_start_ns),
         (&[start_ns][..], start_ns)
@@ -150,14 +153,29 @@ fn an_attempt_that_succeeds() {
 }
 
 #[test]
+fn an_attempt_that_is_answered_at_once() {
+    let (mut story, _) = Story::begin(&[]);
+    story.next(&[syn(1, 0, 40)]);
+    let events = story.next(&[(client(1, 1), CLIENT)]);
+    let flow = only(&events);
+    assert_eq!((flow.attempts, flow.established), (1, 1));
+    assert_eq!((flow.syn_retransmits, flow.recent_starts_ns.len()), (0, 0));
+}
+
+/// Short connections over a long way: they are seen while they are made, and not once they are done.
+#[test]
+fn attempts_of_unknown_fate_do_not_count() {
+    let (mut story, _) = Story::begin(&[]);
+    for inode in 1..100 {
+        assert_eq!(story.next(&[syn(inode, 0, 40)]).flows, []);
+    }
+}
+
+#[test]
 fn an_attempt_that_is_given_up() {
-    for (retransmitted, unanswered_ms, wanted) in [
-        // Not repeated yet: it may have succeeded and ended in between.
-        (0, 900, (0, 0)),
-        (1, 1000, (1, 0)),
-        (9, 126_000, (1, 0)),
-        (10, 130_950, (0, 1)),
-    ] {
+    for (retransmitted, unanswered_ms, wanted) in
+        [(1, 1000, (1, 0)), (9, 126_000, (1, 0)), (10, 130_950, (0, 1))]
+    {
         let (mut story, _) = Story::begin(&[]);
         story.next(&[syn(1, 0, 10)]);
         let events = story.next(&[syn(1, retransmitted, unanswered_ms)]);
@@ -188,7 +206,10 @@ fn attempts_under_way_at_the_start_count_and_connections_do_not() {
     let (mut story, events) = Story::begin(&[syn(1, 2, 3000), (client(2, 1), CLIENT)]);
     let flow = only(&events);
     assert_eq!((flow.attempts, flow.established), (1, 0));
-    assert_eq!(flow.first_start_ns, story.now_ns - 3_000_000_000);
+    assert_eq!(
+        (flow.syn_retransmits, flow.first_start_ns),
+        (2, story.now_ns - 3_000_000_000)
+    );
     let events = story.next(&[]);
     assert_eq!((only(&events).aborted, only(&events).closed), (1, 1));
 }
@@ -235,29 +256,85 @@ fn sockets_of_nobody_known_are_in_no_flow() {
     let events = story.next(&[(client(1, 1), CLIENT)]);
     assert_eq!((only(&events).attempts, only(&events).established), (0, 0));
     let (mut story, _) = Story::begin(&[]);
-    let nobody = (syn(1, 0, 10).0, 0);
+    let nobody = (syn(1, 1, 1010).0, 0);
     assert_eq!(story.next(&[nobody]).flows, []);
-    let events = story.next(&[syn(1, 0, 110)]);
+    let events = story.next(&[syn(1, 1, 1110)]);
     assert_eq!(only(&events).attempts, 1);
+}
+
+/// A count of the namespace's connections.
+fn opens(active: u64, passive: u64) -> Option<Opens> {
+    Some(Opens { active, passive })
+}
+
+/// So many connections of the client, all there at once.
+fn many(count: u64) -> Vec<(InetObservation, u32)> {
+    (1..=count)
+        .map(|number| {
+            (
+                socket(number, 1, &format!("10.0.0.1:{}", 40_000 + number), REMOTE),
+                CLIENT,
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn connects_between_pictures_are_counted_as_lost() {
     let (mut story, _) = Story::begin(&[]);
-    story.opens = Some(1000);
     story.tracker = FlowTracker::new(syn_patience(6, 4));
+    story.opens = opens(1000, 0);
     assert_eq!(story.next(&[]).flows_lost, 0);
-    story.opens = Some(1011);
-    assert_eq!(story.next(&[(client(1, 1), CLIENT)]).flows_lost, 10);
-    assert_eq!(story.tracker.missed(), (10, 11));
+    story.opens = opens(1010, 0);
+    let events = story.next(&many(1));
+    assert_eq!((events.flows_lost, only(&events).attempts), (9, 1));
+    let tracking = story.tracker.tracking();
+    assert_eq!(
+        (tracking.missed, tracking.connects, tracking.too_short),
+        (9, 10, false)
+    );
     // The count may have been read a little earlier than the sockets.
-    let both = [
-        (client(1, 1), CLIENT),
-        (socket(2, 1, "10.0.0.1:40002", REMOTE), CLIENT),
-    ];
-    assert_eq!(story.next(&both).flows_lost, 0);
-    story.opens = Some(1012);
-    assert_eq!(story.next(&both).flows_lost, 0);
+    assert_eq!(story.next(&many(2)).flows_lost, 0);
+    story.opens = opens(1011, 0);
+    assert_eq!(story.next(&many(2)).flows_lost, 0);
+}
+
+#[test]
+fn flows_are_not_told_where_too_many_are_missed() {
+    for (missed, told) in [(0, true), (24, true), (25, false), (1000, false)] {
+        let (mut story, _) = Story::begin(&[]);
+        story.tracker = FlowTracker::new(syn_patience(6, 4));
+        story.opens = opens(7, 7);
+        story.next(&[]);
+        story.opens = opens(107 + missed, 7);
+        let events = story.next(&many(100));
+        assert_eq!(events.flows.len() == 1, told, "{missed}");
+        assert_eq!(story.tracker.tracking().too_short, !told);
+    }
+}
+
+#[test]
+fn turns_are_not_told_where_there_must_have_been_more() {
+    // Every so many pictures a request and its answer.
+    for (every, told) in [(1, 0), (4, 25)] {
+        let (mut story, _) = Story::begin(&[]);
+        let mut requests = Vec::new();
+        for look in 0..200_u64 {
+            let carried = carried(client(1, 1), look / every * 10, look / every * 10, (5, 1));
+            let events = story.next(&[(carried, CLIENT)]);
+            requests.push(only(&events).requests);
+        }
+        assert_eq!(requests[100..].iter().sum::<u64>(), told, "{every}");
+        assert_eq!(story.tracker.tracking().too_busy, told == 0);
+    }
+    let (mut story, _) = Story::begin(&[]);
+    story.tracker = FlowTracker::new(syn_patience(6, 4));
+    story.opens = opens(0, 0);
+    story.next(&[]);
+    story.opens = opens(1, 100);
+    let events = story.next(&[(carried(client(1, 1), 10, 10, (5, 1)), CLIENT)]);
+    assert_eq!((only(&events).attempts, only(&events).requests), (1, 0));
+    assert!(story.tracker.tracking().too_short_inbound);
 }
 
 /// Requests and answers of a connection that is seen with these bytes, one after the other.
@@ -361,14 +438,13 @@ fn without_figures_nothing_is_claimed() {
     let mut bare = client(1, 2);
     bare.figures = None;
     let (mut story, _) = Story::begin(&[]);
-    let events = story.next(&[(bare.clone(), CLIENT)]);
-    assert_eq!(
-        (only(&events).attempts, only(&events).recent_starts_ns.len()),
-        (1, 0)
-    );
+    assert_eq!(story.next(&[(bare.clone(), CLIENT)]).flows, []);
     bare.state = 1;
     let events = story.next(&[(bare, CLIENT)]);
     let flow = only(&events);
-    assert_eq!((flow.established, flow.requests, flow.retransmits), (1, 0, 0));
+    assert_eq!(
+        (flow.attempts, flow.established, flow.requests, flow.retransmits),
+        (1, 1, 0, 0)
+    );
     assert_eq!(only(&story.next(&[])).closed, 1);
 }

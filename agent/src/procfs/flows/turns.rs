@@ -45,10 +45,10 @@ impl Turns {
         })
     }
 
-    /// Counts the turns since the last look.
-    pub(super) fn count(&mut self, socket: &InetObservation, flow: &mut FlowObservation) {
+    /// Counts the turns since the last look; returns whether anything was exchanged.
+    pub(super) fn count(&mut self, socket: &InetObservation, flow: &mut FlowObservation) -> bool {
         let (Some((written, read)), Some(figures)) = (exchanged(socket), socket.figures) else {
-            return;
+            return false;
         };
         let inbound = flow.key.direction == Direction::Inbound;
         let (sent, received) = (written > self.written, read > self.received);
@@ -73,6 +73,7 @@ impl Turns {
             received: read.max(self.received),
             turn,
         };
+        sent || received
     }
 }
 
