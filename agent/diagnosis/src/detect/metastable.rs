@@ -95,6 +95,11 @@ fn good(second: &Second) -> f64 {
     (through - (second.unanswered - (second.calls() - second.responses).max(0.0)).max(0.0)).max(0.0)
 }
 
+/// Requests that a server got done. Who has gone by then answers the answer with a reset.
+fn done(second: &Second) -> f64 {
+    second.responses.max(second.reset)
+}
+
 /// The phases, by the failures that clients see, or else by the answers that the server gives: it stood still, and works
 /// again.
 fn phases(timeline: &Timeline, answers: Option<&Timeline>) -> Option<Phases> {
@@ -105,8 +110,8 @@ fn phases(timeline: &Timeline, answers: Option<&Timeline>) -> Option<Phases> {
     let by_server = || {
         let first_healthy = seconds.iter().position(healthy)?;
         let answers = answers?;
-        let normal = answers.seconds.get(first_healthy)?.responses;
-        let still = |second: &Second| second.responses < STANDS_STILL * normal;
+        let normal = done(answers.seconds.get(first_healthy)?);
+        let still = |second: &Second| done(second) < STANDS_STILL * normal;
         // The second in which the window ends may be cut short, and hold none for that.
         let whole = answers.seconds.len().saturating_sub(1);
         answers.seconds[..whole].iter().rposition(still)
@@ -186,8 +191,8 @@ fn draft(
     }
     // A server of this host has to do as much as before: otherwise its fault goes on.
     if let Some(answers) = &answers {
-        let usual = answers.sum(healthy, trigger).responses / before_seconds;
-        let now = answers.sum_from(after).responses / outlasted;
+        let usual = done(&answers.sum(healthy, trigger)) / before_seconds;
+        let now = done(&answers.sum_from(after)) / outlasted;
         if now < WORKS * usual {
             return None;
         }

@@ -131,7 +131,9 @@ fn served(scene: &mut Scene, seconds: u32, calls: u64, got: u64, given: u64) {
     for _ in 0..seconds {
         self::seconds(scene, 1, calls, 0, calls - got);
         let flow = scene.flow(20, Inbound, "0.0.0.0:80");
-        (flow.requests, flow.responses) = (given, given);
+        flow.requests = given;
+        // Those who have gone reset the connection when the answer comes.
+        (flow.responses, flow.resets_received) = if got > 2 { (given, 0) } else { (0, given) };
     }
 }
 
