@@ -151,7 +151,8 @@ fn listening(context: &Context<'_>, listener: &InetObservation) -> Option<Draft>
 }
 
 /// When a queue became full: seen to do so, or when the first one knocked in vain. If it was full in the first picture
-/// already it has been since then at least, or, if nobody knocks, since the last time that somebody could have accepted.
+/// already, and all who knock now began a moment ago, others have given up before them: then it is the last time that
+/// somebody could have accepted.
 fn since(
     context: &Context<'_>,
     seen_full: Option<u64>,
@@ -159,6 +160,8 @@ fn since(
     first_knock: Option<u64>,
 ) -> Option<u64> {
     let became_full = seen_full.filter(|since| *since > context.window.began_ns);
+    let first_knock = first_knock
+        .filter(|knock| became_full.is_some() || context.age(*knock) >= context.settings.backpressure);
     match (became_full, first_knock) {
         (None, None) => unmoved.or(seen_full),
         _ => [seen_full, first_knock].into_iter().flatten().min(),
