@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rung_agent::bpf::BpfSource;
@@ -230,14 +230,24 @@ pub fn open_connections() -> Result<Open> {
     })
 }
 
+/// CPU time of the cheapest of some pictures: on a shared machine the time by the clock is also other people's.
 fn fastest(source: &mut BpfSource) -> Result<Duration> {
     let mut fastest = Duration::MAX;
     for _ in 0..PICTURES {
-        let began = Instant::now();
+        let began = cpu_time();
         source.picture()?;
-        fastest = fastest.min(began.elapsed());
+        fastest = fastest.min(cpu_time().saturating_sub(began));
     }
     Ok(fastest)
+}
+
+/// CPU time of this thread, which also runs the iterators.
+fn cpu_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        spent.tv_sec.unsigned_abs(),
+        u32::try_from(spent.tv_nsec).unwrap_or_default(),
+    )
 }
 
 /// A section in Markdown.
@@ -299,7 +309,7 @@ pub fn section(rates: &[Rates], costs: &[Costs], open: Open) -> Result<String> {
     }
     writeln!(
         page,
-        "\nA picture with {} open connections, both ends in one process: {:.2} us a descriptor.",
+        "\nA picture with {} open connections, both ends in one process: {:.2} us of CPU time a descriptor.",
         open.connections, open.descriptor_us
     )?;
     Ok(page)
