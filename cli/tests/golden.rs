@@ -9,7 +9,7 @@ use rung_cli::report;
 use rung_cli::screen::Screen;
 use rung_cli::why;
 use rung_cli::wrap::columns;
-use rung_diagnosis::finding::{Finding, Role, Subject};
+use rung_diagnosis::finding::{Finding, Flow, Role, Subject};
 use rung_diagnosis::mode::Mode;
 use rung_diagnosis::observation::Source;
 use rung_diagnosis::report::{PictureFacts, Report, Status, WindowFacts};
@@ -60,6 +60,39 @@ fn two_incidents_and_notices() {
         notice(72, "dbus-launch"),
     ]);
     assert_golden("two-incidents", &whole(&report(findings)));
+}
+
+/// A storm towards a named destination, explained by a listener; and a reader of one connection.
+#[test]
+fn connections_and_destinations() {
+    let flow = |local: Option<&str>, remote: &str, name: Option<&str>| Flow {
+        local: local.map(str::to_owned),
+        remote: remote.into(),
+        remote_name: name.map(str::to_owned),
+    };
+    let mut storm = finding(
+        Mode::RetryStorm,
+        subject(311, "worker"),
+        "worker (311) tries 192.0.2.9:80 (db.internal) 120 times a second and 100% fail: no back-off",
+    );
+    storm.subject.flow = Some(flow(None, "192.0.2.9:80", Some("db.internal")));
+    storm.evidence = vec![
+        support::fact("attempts", 120.0, "attempts/s"),
+        support::fact("failing", 100.0, "%"),
+        support::fact("pattern", "no back-off", ""),
+        support::fact("allowed_by_10%_retry_budget", 0.1, "attempts/s"),
+    ];
+    let mut reader = finding(
+        Mode::Backpressure,
+        subject(312, "sink"),
+        "sink (312) does not read what source (313) sends it: 112 KiB wait to be read",
+    );
+    reader.subject.flow = Some(flow(
+        Some("[2001:db8:1234:5678:9abc:def0:1234:5678]:40457"),
+        "[2001:db8:1234:5678:9abc:def0:1234:9]:54140",
+        None,
+    ));
+    assert_golden("connections", &whole(&report(vec![storm, reader])));
 }
 
 #[test]
