@@ -360,6 +360,7 @@ fn inet_observation(row: &InetResponse, tcp: bool, net_ns: u32) -> InetObservati
             InetNla::TcpInfo(info) => tcp_info::figures(info, next_retransmit(header.timer.as_ref())),
             _ => None,
         }),
+        turn: None,
     }
 }
 

@@ -15,6 +15,7 @@ use rung_ebpf_common::{
     fd_bits,
 };
 
+use crate::flow::SOCKETS;
 use crate::kernel::{IterMeta, offset, probe, read, read_at, read_plus, reader_level, upid_at};
 
 /// `struct bpf_iter__task_file`; the context's members are 8-byte aligned.
@@ -407,7 +408,7 @@ fn tcp(body: &mut InetBody, near: Near) {
     };
     body.probes = near.tcp::<u8>(Field::IcskProbesOut) as u32;
     body.retransmit_stamp = near.tcp(Field::TcpRetransmitStamp);
-    body.reserved = 0;
+    body.turn = unsafe { SOCKETS.get(&near.sock) }.map_or(0, |record| record.turn);
     body.srtt_us8 = near.tcp(Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {

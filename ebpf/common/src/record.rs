@@ -332,8 +332,8 @@ pub struct InetBody {
     pub probes: u32,
     /// `retrans_stamp`, by the clock of TCP's timestamps; 0 if nothing has been sent again.
     pub retransmit_stamp: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What the process last did on it, see [`crate::turn`]; 0 where that was not watched.
+    pub turn: u32,
 }
 
 const _: () = assert!(size_of::<InetBody>() == 32 + 10 * 4 + 32 + 18 * 4);

@@ -146,6 +146,7 @@ impl Scene {
             receive_queue: 0,
             send_queue: 0,
             figures: Some(healthy()),
+            turn: None,
         });
         self.picture.inet_sockets.last_mut().unwrap()
     }

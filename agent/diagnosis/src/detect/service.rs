@@ -10,6 +10,7 @@ use crate::graph::WaitKind;
 use crate::index::{TCP_ESTABLISHED, TCP_LISTEN};
 use crate::observation::{
     BlockedCall, Call, Direction, FdObject, FlowKey, InetObservation, SocketId, TaskObservation, TcpFigures,
+    Turn,
 };
 use crate::timeline::Timeline;
 use crate::window::FlowHistory;
@@ -159,6 +160,13 @@ fn pending_call<'a>(socket: &'a InetObservation, blocked: &FxHashSet<SocketId>) 
         return None;
     }
     let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
+    if let Some(turn) = socket.turn {
+        return (turn == Turn::Sent).then_some(PendingCall {
+            socket,
+            age_ms: sent,
+            certain: true,
+        });
+    }
     let same_moment = sent.abs_diff(received) <= JIFFY_MS;
     // An answer carries the acknowledgement of its request. One that came later by itself is of a request that is still
     // being worked on (the delayed acknowledgement, 40 ms).
@@ -176,6 +184,9 @@ fn pending_call<'a>(socket: &'a InetObservation, blocked: &FxHashSet<SocketId>) 
 
 /// Whether the last request on an accepted connection, all of which was read, has not been answered.
 fn is_in_work(socket: &InetObservation, figures: &TcpFigures) -> bool {
+    if let Some(turn) = socket.turn {
+        return turn == Turn::Received;
+    }
     let (sent, received) = (figures.last_sent_ms, figures.last_received_ms);
     let never_answered = figures.bytes_acked <= 1 && socket.send_queue == 0;
     if never_answered || received + JIFFY_MS < sent {

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Index, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::observation::{
-    DescriptorObservation, InetObservation, Picture, SocketId, UnixKind, UnixObservation, UnixState,
+    DescriptorObservation, InetObservation, Picture, SocketId, Turn, UnixKind, UnixObservation, UnixState,
 };
 
 /// Look-ups for sockets.
@@ -219,16 +219,18 @@ impl<'a> Index<'a> {
     }
 
     /// Whether a process awaits an answer on a connection that it opened: established, and something was sent on it
-    /// after anything was last received. `None` where TCP's times are not known. A request and an answer within one tick
-    /// of the kernel's clock count as answered.
+    /// after anything was last received. `None` where TCP's times are not known. Where turns are not watched, a request and
+    /// an answer within one tick of the kernel's clock count as answered.
     pub fn awaits_answer(&self, socket: &InetObservation) -> Option<bool> {
         let figures = socket.figures?;
         let opened = socket.tcp && socket.state == TCP_ESTABLISHED && !self.is_inbound(socket);
-        Some(
-            opened
-                && socket.receive_queue == 0
-                && (figures.bytes_acked > 1 || socket.send_queue > 0)
-                && figures.last_sent_ms < figures.last_received_ms,
-        )
+        let asked = match socket.turn {
+            Some(turn) => turn == Turn::Sent,
+            None => {
+                (figures.bytes_acked > 1 || socket.send_queue > 0)
+                    && figures.last_sent_ms < figures.last_received_ms
+            }
+        };
+        Some(opened && socket.receive_queue == 0 && asked)
     }
 }

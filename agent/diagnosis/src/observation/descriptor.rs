@@ -207,6 +207,17 @@ pub struct InetObservation {
     pub send_queue: u32,
     /// What TCP knows of the path and the peer.
     pub figures: Option<TcpFigures>,
+    /// What the process last did on the connection; `None` where that was not watched.
+    pub turn: Option<Turn>,
+}
+
+/// Which way the data of a connection last went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Turn {
+    /// The process sent.
+    Sent,
+    /// The process received.
+    Received,
 }
 
 /// Fields of `struct tcp_sock` and `struct inet_connection_sock`.

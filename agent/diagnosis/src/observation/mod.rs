@@ -12,7 +12,7 @@ mod task;
 
 pub use descriptor::{
     DescriptorObservation, FdObject, FileId, InetObservation, LockKind, LockObservation, PipeFill,
-    PipeObservation, SocketAddress, SocketId, TcpFigures, UnixKind, UnixObservation, UnixState, Watch,
+    PipeObservation, SocketAddress, SocketId, TcpFigures, Turn, UnixKind, UnixObservation, UnixState, Watch,
     WriteCallsObservation,
 };
 pub use event::{EventsObservation, ExitObservation};

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rung_diagnosis::observation::{
     DescriptorObservation, FdObject, FileId, InetObservation, Picture, PipeFill, PipeObservation, SocketId,
-    TcpFigures, UnixKind, UnixObservation, UnixState, Watch,
+    TcpFigures, Turn, UnixKind, UnixObservation, UnixState, Watch,
 };
 use rung_ebpf_common::{EpollBody, FdHeader, FdKind, InetBody, PipeBody, UnixBody, fd_bits};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -145,9 +145,18 @@ impl<'a> Descriptors<'a> {
                 receive_queue: body.receive_queue,
                 send_queue: body.send_queue,
                 figures: (body.figures != 0).then(|| figures(body, self.picture.began_ns)),
+                turn: turn(body.turn),
             });
         }
         FdObject::Inet(id)
+    }
+}
+
+fn turn(number: u32) -> Option<Turn> {
+    match number {
+        rung_ebpf_common::turn::SENT => Some(Turn::Sent),
+        rung_ebpf_common::turn::RECEIVED => Some(Turn::Received),
+        _ => None,
     }
 }
 

@@ -77,6 +77,7 @@ fn socket(inode: u64, state: u8, local: &str, remote: &str) -> InetObservation {
             bytes_acked: 1,
             ..TcpFigures::default()
         }),
+        turn: None,
     }
 }
 
