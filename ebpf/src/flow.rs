@@ -132,7 +132,17 @@ pub struct Flow(*mut FlowRecord);
 impl Flow {
     #[inline(always)]
     pub fn add(self, what: FlowCount) {
-        unsafe { increment(&raw mut (*self.0).counts[what as usize]) };
+        unsafe { increase(&raw mut (*self.0).counts[what as usize], 1) };
+    }
+
+    /// Counts the turns of a connection that are not counted yet.
+    #[inline(always)]
+    pub fn add_turns(self, record: &mut SocketRecord) {
+        unsafe {
+            increase(&raw mut (*self.0).counts[FlowCount::Requests as usize], record.requests.into());
+            increase(&raw mut (*self.0).counts[FlowCount::Responses as usize], record.responses.into());
+        }
+        (record.requests, record.responses) = (0, 0);
     }
 
     /// Counts an attempt. Of two at the same time one may stay unremembered; both are counted.
@@ -178,13 +188,13 @@ impl Flow {
         // The verifier has to see the bound where the compiler knows it already.
         let class = core::hint::black_box(class);
         let class = if class >= FLOW_LATENCIES { FLOW_LATENCIES - 1 } else { class };
-        unsafe { increment((&raw mut (*self.0).latency).cast::<u32>().add(class)) };
+        unsafe { increase((&raw mut (*self.0).latency).cast::<u32>().add(class), 1) };
     }
 }
 
-/// Adds one, whatever other CPUs do meanwhile. Relaxed, and the result unused: an instruction that every kernel has, whereas
+/// Adds, whatever other CPUs do meanwhile. Relaxed, and the result unused: an instruction that every kernel has, whereas
 /// the atomic types of `core` want more of a target than BPF offers.
 #[inline(always)]
-unsafe fn increment<T: Copy + From<u8>>(number: *mut T) {
-    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(number, T::from(1)) };
+unsafe fn increase<T: Copy>(number: *mut T, by: T) {
+    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(number, by) };
 }

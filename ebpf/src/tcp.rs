@@ -82,19 +82,14 @@ fn begin(sock: u64) {
     }
     let now = unsafe { bpf_ktime_get_ns() };
     let head = Head::of(sock);
-    let record = SocketRecord {
-        flow: FlowKeyRecord {
-            address: head.remote_address(),
-            tgid: current_process(),
-            net_ns: head.net_namespace(),
-            port: head.remote_port(),
-            direction: OUTBOUND,
-        },
-        started_ns: now,
-        turned_ns: 0,
-        turn: 0,
-        bits: 0,
+    let key = FlowKeyRecord {
+        address: head.remote_address(),
+        tgid: current_process(),
+        net_ns: head.net_namespace(),
+        port: head.remote_port(),
+        direction: OUTBOUND,
     };
+    let record = SocketRecord::new(key, now, 0);
     if let Some(flow) = flow(&record.flow, Caller::Owner) {
         flow.begin(now);
     }
@@ -135,19 +130,15 @@ fn accept(sock: u64) {
     let tgid = unsafe { LISTENERS.get(&listener) }.copied().unwrap_or(0);
     let counts =
         tgid != 0 || unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|turns_seen| *turns_seen == 0);
-    let record = SocketRecord {
-        flow: FlowKeyRecord {
-            address: [0; 16],
-            tgid,
-            net_ns: listener.net_ns,
-            port: listener.port,
-            direction: INBOUND,
-        },
-        started_ns: unsafe { bpf_ktime_get_ns() },
-        turned_ns: 0,
-        turn: 0,
-        bits: socket_bits::ESTABLISHED | if counts { 0 } else { socket_bits::UNCOUNTED },
+    let key = FlowKeyRecord {
+        address: [0; 16],
+        tgid,
+        net_ns: listener.net_ns,
+        port: listener.port,
+        direction: INBOUND,
     };
+    let bits = socket_bits::ESTABLISHED | if counts { 0 } else { socket_bits::UNCOUNTED };
+    let record = SocketRecord::new(key, unsafe { bpf_ktime_get_ns() }, bits);
     if counts {
         count_accepted(&record, Caller::Anybody);
     }
@@ -233,9 +224,12 @@ fn fate(sock: u64, error: i32) -> FlowCount {
 
 /// Counts the end of a connection; `forlorn` if a request without an answer would have got one.
 #[inline(always)]
-fn close(record: &SocketRecord, forlorn: bool) {
+fn close(record: &mut SocketRecord, forlorn: bool) {
     if let Some(flow) = flow(&record.flow, Caller::Anybody) {
         flow.add(FlowCount::Closed);
+        if record.requests | record.responses != 0 {
+            flow.add_turns(record);
+        }
         if forlorn && record.flow.direction == OUTBOUND && record.turn == turn::SENT {
             flow.add(FlowCount::Unanswered);
         }
@@ -244,7 +238,8 @@ fn close(record: &SocketRecord, forlorn: bool) {
 
 #[inline(always)]
 fn waits_long(record: &SocketRecord) -> bool {
-    record.turn == turn::SENT && unsafe { bpf_ktime_get_ns() } - record.turned_ns >= GOODBYE_NS
+    record.turn == turn::SENT
+        && unsafe { bpf_ktime_get_ns() }.wrapping_sub(record.turned_ns) >= GOODBYE_NS
 }
 
 /// TP_PROTO(const struct sock *sk, const struct sk_buff *skb, ...), include/trace/events/tcp.h

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{
-    Counter, Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits,
+    Counter, Field, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits,
     turn,
 };
 
@@ -21,6 +21,13 @@ use crate::tcp::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, 
 /// include/linux/socket.h: such a call takes nothing from the stream.
 const MSG_PEEK: u32 = 2;
 const MSG_ERRQUEUE: u32 = 0x2000;
+
+/// The first turns of a connection in each such period are counted one by one, so that what goes slowly is seen at once,
+const PERIOD_NS: u64 = 100_000_000;
+const SINGLE_TURNS: u32 = 8;
+/// and more of them so many at a time, or when the next period begins or the connection ends: a look into the map of flows
+/// costs as much as all the rest.
+const GATHERED_TURNS: u32 = 32;
 
 /// TP_PROTO(struct sock *sk, int ret, int flags), include/trace/events/sock.h
 #[raw_tracepoint(tracepoint = "sock_send_length")]
@@ -86,7 +93,7 @@ fn meet(sock: u64) -> Option<*mut SocketRecord> {
             direction: OUTBOUND,
         }
     };
-    let record = SocketRecord { flow, started_ns: 0, turned_ns: 0, turn: 0, bits: socket_bits::ESTABLISHED };
+    let record = SocketRecord::new(flow, 0, socket_bits::ESTABLISHED);
     let _ = SOCKETS.insert(&sock, &record, BPF_NOEXIST as u64);
     let record = SOCKETS.get_ptr_mut(&sock);
     if record.is_none() {
@@ -99,8 +106,9 @@ fn meet(sock: u64) -> Option<*mut SocketRecord> {
 fn change(record: &mut SocketRecord, turn: u32) {
     let first = record.turn == 0;
     let inbound = record.flow.direction == INBOUND;
+    let now = unsafe { bpf_ktime_get_ns() };
     record.turn = turn;
-    record.turned_ns = unsafe { bpf_ktime_get_ns() };
+    record.turned_ns = now;
     if first && inbound {
         // Whoever uses it first owns it: the listener may have forked, or handed it over.
         record.flow.tgid = current_process();
@@ -110,16 +118,23 @@ fn change(record: &mut SocketRecord, turn: u32) {
         }
     }
     let asks = if inbound { turn::RECEIVED } else { turn::SENT };
-    let what = if turn == asks {
-        FlowCount::Requests
+    if turn == asks {
+        record.requests += 1;
     } else if first {
         // A greeting, or the answer to a request of which nothing was seen.
         return;
     } else {
         record.bits |= socket_bits::ANSWERED;
-        FlowCount::Responses
-    };
-    if let Some(flow) = flow(&record.flow, Caller::Owner) {
-        flow.add(what);
+        record.responses += 1;
+    }
+    if now.wrapping_sub(record.period_ns) >= PERIOD_NS {
+        record.period_ns = now;
+        record.period_turns = 0;
+    }
+    record.period_turns += 1;
+    if (record.period_turns <= SINGLE_TURNS || record.requests + record.responses >= GATHERED_TURNS)
+        && let Some(flow) = flow(&record.flow, Caller::Owner)
+    {
+        flow.add_turns(record);
     }
 }

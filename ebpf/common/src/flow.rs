@@ -123,13 +123,41 @@ pub struct SocketRecord {
     pub started_ns: u64,
     /// When it last turned between sending and receiving.
     pub turned_ns: u64,
+    /// When the present period of counting its turns began.
+    pub period_ns: u64,
+    /// Turns in this period.
+    pub period_turns: u32,
+    /// Requests that are not in the counts of its flow yet,
+    pub requests: u32,
+    /// and answers.
+    pub responses: u32,
+    /// Zero.
+    pub reserved: u32,
     /// What it last did: 0 nothing yet, or one of [`turn`].
     pub turn: u32,
     /// See [`socket_bits`].
     pub bits: u32,
 }
 
-const _: () = assert!(size_of::<SocketRecord>() == 32 + 16 + 8);
+const _: () = assert!(size_of::<SocketRecord>() == 32 + 24 + 24);
+
+impl SocketRecord {
+    /// Of a socket on which nothing was seen to be exchanged.
+    pub const fn new(flow: FlowKeyRecord, started_ns: u64, bits: u32) -> Self {
+        SocketRecord {
+            flow,
+            started_ns,
+            turned_ns: 0,
+            period_ns: 0,
+            period_turns: 0,
+            requests: 0,
+            responses: 0,
+            reserved: 0,
+            turn: 0,
+            bits,
+        }
+    }
+}
 
 /// Values of [`SocketRecord::turn`].
 pub mod turn {

@@ -172,19 +172,14 @@ impl Connections {
             };
             (address.octets(), socket.remote.port().into(), OUTBOUND)
         };
-        Some(SocketRecord {
-            flow: FlowKeyRecord {
-                address,
-                tgid: holder.pid,
-                net_ns: socket.net_ns,
-                port,
-                direction,
-            },
-            started_ns: 0,
-            turned_ns: 0,
-            turn: 0,
-            bits: if socket.tcp { bits } else { return None },
-        })
+        let flow = FlowKeyRecord {
+            address,
+            tgid: holder.pid,
+            net_ns: socket.net_ns,
+            port,
+            direction,
+        };
+        socket.tcp.then(|| SocketRecord::new(flow, 0, bits))
     }
 
     /// What was counted since the last call, and how many entries could not be read.
