@@ -15,7 +15,7 @@ use rung_ebpf_common::{
     fd_bits,
 };
 
-use crate::flow::SOCKETS;
+use crate::flow::{SOCKETS, is_watching};
 use crate::kernel::{IterMeta, offset, probe, read, read_at, read_plus, reader_level, upid_at};
 
 /// `struct bpf_iter__task_file`; the context's members are 8-byte aligned.
@@ -52,12 +52,8 @@ struct Row {
 struct Found {
     inode: u64,
     private: u64,
-    dentry: u64,
-    pipe: u64,
-    /// `i_rdev`.
-    device: u32,
     /// `i_mode & S_IFMT`.
-    format: u32,
+    format: u64,
 }
 
 #[map]
@@ -140,10 +136,7 @@ pub fn visit(holder: &Holder, file: u64, fd: u32, closes_on_exec: u32) {
     row.header.reserved = 0;
     row.found.inode = inode;
     row.found.private = read(file, Field::FilePrivate);
-    row.found.dentry = read(file, Field::FileDentry);
-    row.found.pipe = read(inode, Field::InodePipe);
-    row.found.device = read(inode, Field::InodeRdev);
-    row.found.format = format as u32;
+    row.found.format = format as u64;
     // Nothing the compiler knows of the length reaches the verifier: bound it where both can see it.
     let words = core::hint::black_box(describe() as u32) & 0xff;
     // Closed meanwhile, and its memory perhaps another file's: what was read may be of neither.
@@ -162,13 +155,13 @@ pub extern "C" fn describe() -> u64 {
     let found = &row.found;
     let kind = match found.format as u16 {
         S_IFIFO => {
-            row.body.pipe = pipe(found.pipe);
+            row.body.pipe = pipe(probe(found.inode, Field::InodePipe));
             Some(FdKind::Pipe)
         }
         S_IFSOCK => socket(&mut row.body, found.private),
-        S_IFCHR => character_device(found.device),
+        S_IFCHR => character_device(probe(found.inode, Field::InodeRdev)),
         _ if probe::<u64>(found.inode, Field::InodeLockContext) != 0 => Some(FdKind::LockedFile),
-        _ if is_epoll(found.dentry) => {
+        _ if is_epoll(probe(row.header.file, Field::FileDentry)) => {
             watches(unsafe { &mut row.body.epoll }, found.private);
             Some(FdKind::Epoll)
         }
@@ -408,7 +401,7 @@ fn tcp(body: &mut InetBody, near: Near) {
     };
     body.probes = near.tcp::<u8>(Field::IcskProbesOut) as u32;
     body.retransmit_stamp = near.tcp(Field::TcpRetransmitStamp);
-    body.turn = unsafe { SOCKETS.get(&near.sock) }.map_or(0, |record| record.turn);
+    body.turn = if is_watching() { unsafe { SOCKETS.get(&near.sock) }.map_or(0, |record| record.turn) } else { 0 };
     body.srtt_us8 = near.tcp(Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {

@@ -28,6 +28,16 @@ static FLOWS: HashMap<FlowKeyRecord, FlowRecord> = HashMap::with_max_entries(MAX
 pub static LISTENERS: HashMap<ListenerKeyRecord, u32> =
     HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
 
+/// 1 once connections are watched: until then the iterators need not look for them. Set by the reader.
+#[map]
+static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether connections are watched.
+#[inline(always)]
+pub fn is_watching() -> bool {
+    WATCHING.get(0).is_some_and(|watching| *watching != 0)
+}
+
 /// A record of zeros: too large for a program's stack.
 #[map]
 static BLANK_FLOW: Array<FlowRecord> = Array::with_max_entries(1, 0);

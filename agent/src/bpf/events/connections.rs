@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use rung_diagnosis::observation::{
     Comm, FdObject, FlowObservation, InetObservation, Picture, SocketId, View,
 };
@@ -75,6 +75,12 @@ impl Connections {
                     remedy: "use a kernel of 6.3 or later".into(),
                 }),
         };
+        if turns_refused.is_none()
+            && let Some(Ok(mut watching)) = ebpf.map_mut("WATCHING").map(Array::<_, u32>::try_from)
+            && let Err(error) = watching.set(0, 1, 0)
+        {
+            tracing::debug!(%error, "pictures do not tell which way connections last turned");
+        }
         Connections {
             refused,
             turns_refused,
