@@ -47,6 +47,7 @@ def fork(body, *args):
 
 
 def main(kinds):
-    """Runs the kind that the command line names."""
+    """Runs the kind that the command line names. Hang-ups are not ignored, whatever the caller does (nohup(1))."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     bound()
     kinds[sys.argv[1]](*sys.argv[2:])

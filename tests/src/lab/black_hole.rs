@@ -45,6 +45,8 @@ pub(crate) const CASES: &[Case] = &[
         |stage| deaf(stage, Family::V4),
     )
     .needs(NETWORK)
+    // The reader runs, only not for this connection: one picture cannot tell that from a slow one.
+    .look_seconds(5)
     .beyond_procfs(),
     Case::fault(
         "black-hole-zero-window-v6",
@@ -53,6 +55,8 @@ pub(crate) const CASES: &[Case] = &[
         |stage| deaf(stage, Family::V6),
     )
     .needs(NETWORK)
+    // The reader runs, only not for this connection: one picture cannot tell that from a slow one.
+    .look_seconds(5)
     .beyond_procfs(),
     Case::twin(
         "black-hole-twin-brief-zero-window",
