@@ -237,12 +237,15 @@ fn dropped_syns_time_out_and_an_attempt_under_way_is_none_of_the_failures() {
             .find(|socket| socket.remote == to)
             .unwrap();
         let figures = socket.figures.unwrap();
-        assert_eq!(
-            (socket.state, figures.packets_out, figures.retransmits),
-            (2, 1, 1)
+        assert_eq!((socket.state, figures.packets_out), (2, 1));
+        // On a busy machine another SYN may have gone out before the picture: one goes out each second.
+        let (repeated, since) = (u32::from(figures.retransmits), figures.unanswered_ms.unwrap());
+        assert!((1..=3).contains(&repeated), "{repeated} SYNs sent again");
+        let expected = 900..repeated * 1000 + 2000;
+        assert!(
+            expected.contains(&since),
+            "{since} ms since the first SYN, {repeated} sent again"
         );
-        let since = figures.unanswered_ms.unwrap();
-        assert!((900..3000).contains(&since), "{since} ms since the first SYN");
         assert_eq!(attempt.join().unwrap(), ErrorKind::TimedOut);
         let flow = watch.outbound(to, |flow| flow.failed() == 1);
         assert_failures(&flow, &[("timed out", 1)]);
