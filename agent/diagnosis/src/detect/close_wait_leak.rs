@@ -10,8 +10,8 @@
 //! Connections that are closed some seconds later.
 //!
 //! # Thresholds
-//! `close_wait_count` (10) connections for at least `close_wait_age` (60 s). Proven if more came in the window, and none
-//! of the old ones went; else likely.
+//! `close_wait_count` (10) connections for at least `close_wait_age` (60 s). Proven if more came in the window, else
+//! likely.
 //!
 //! # Source
 //! RFC 9293, 3.6 (CLOSE-WAIT); tcp(7): no timer ends that state.

@@ -53,7 +53,8 @@ pub struct FlowObservation {
     pub timed_out: u64,
     /// Attempts closed by the application before there was an answer.
     pub aborted: u64,
-    /// Attempts that ended as unreachable: EHOSTUNREACH, ENETUNREACH.
+    /// Attempts that an ICMP error ended as unreachable: EHOSTUNREACH, ENETUNREACH. A destination without a route fails in
+    /// connect(2) before there is an attempt, and is not counted.
     pub unreachable: u64,
     /// Attempts for which no local port was left: EADDRNOTAVAIL.
     pub no_port: u64,
