@@ -2,16 +2,17 @@
 //!
 //! One test a case, several at a time: most cases stand still, and each is judged by its own processes. Those that
 //! load the machine run alone. A case in a picture is looked at by each source on one stage; rates and events get a
-//! new stage for each source. What cannot run here is ignored, with the reason.
+//! new stage for each source. What cannot run here is ignored, with the reason. A fault that does not bite, because the
+//! machine was too busy to set the stage, gets a second stage. Each must clear away what it brought.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rung_tests::lab::{self, Case, Look, Stage, Truth, Workshop};
+use rung_tests::lab::{self, Case, Kind, Look, Stage, Truth, Workshop};
 use rung_tests::rung::{Rung, Source};
 use rung_tests::verdict::judge;
 
@@ -65,14 +66,45 @@ fn problems(case: &Case, workshop: &Arc<Workshop>) -> Result<Vec<String>> {
     for source in sources {
         let (stage, mut truth) = match standing.take() {
             Some(standing) => standing,
-            None => case.play(workshop)?,
+            None => play(case, workshop)?,
         };
         problems.extend(look(case, &rung, source, &stage, &mut truth)?);
         if case.look == Look::Picture {
             standing = Some((stage, truth));
+        } else {
+            lab::clear(stage)?;
         }
     }
+    if let Some((stage, _)) = standing {
+        lab::clear(stage)?;
+    }
     Ok(problems)
+}
+
+fn play(case: &Case, workshop: &Arc<Workshop>) -> Result<(Stage, Truth)> {
+    let started = Instant::now();
+    let played = case.play(workshop).or_else(|error| {
+        eprintln!("{}: once more, for {error:#}", case.name);
+        case.play(workshop)
+    });
+    let (stage, truth) = played?;
+    let named = truth.subjects.iter().chain(&truth.innocent);
+    for pid in named.clone() {
+        let owned = stage.cast().iter().any(|identity| identity.pid == *pid);
+        ensure!(owned, "the stage does not own {pid}");
+    }
+    ensure!(
+        named.count() > 0 && (case.kind == Kind::Fault) != truth.subjects.is_empty(),
+        "a fault has a subject, a twin has innocents"
+    );
+    let took = started.elapsed();
+    ensure!(
+        took <= 2 * case.bound,
+        "it took {:.1} s of {} s until it bit",
+        took.as_secs_f64(),
+        case.bound.as_secs()
+    );
+    Ok((stage, truth))
 }
 
 /// By both sources, unless RUNG_LAB_SOURCE names one.

@@ -24,6 +24,7 @@ mod file_lock_wait;
 mod flapping;
 mod half_open;
 mod inherit;
+mod leftovers;
 mod lock_contention;
 mod metastable;
 pub mod network;
@@ -53,6 +54,7 @@ mod weird;
 mod zombie;
 
 pub use case::{Case, Kind, Look, Need, Start};
+pub use leftovers::clear;
 pub use stage::{Actor, Play, Stage, Workshop};
 pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 

@@ -91,8 +91,9 @@ fn serves(address: SocketAddr) -> Result<()> {
 fn full_speed(address: SocketAddr) -> Result<()> {
     let opens = || sockets::opened_actively();
     let before = opens()?;
-    bite::until("hundreds of connections were opened", || {
-        opens().is_ok_and(|now| now > before + 300)
+    // PostgreSQL forks for each, and on a busy machine opens few dozen a second.
+    bite::until("a hundred connections were opened", || {
+        opens().is_ok_and(|now| now > before + 100)
     })?;
     bite::until("connections stand", || {
         sockets::count("established", address).is_ok_and(|standing| standing >= 4)

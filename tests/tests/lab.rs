@@ -1,7 +1,4 @@
-//! Every case of the lab starts, bites and leaves nothing behind.
-//!
-//! One test a case, one after another: the cases would see each other's load. What cannot run here is
-//! reported as ignored, with the reason.
+//! The lab clears its stages, however its runner ends. That each case does is seen by the end-to-end tests (faults.rs).
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -9,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rung_tests::lab::{self, Case, Kind, Workshop, network, sweep};
+use rung_tests::lab::{self, Workshop, network, sweep};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
@@ -23,12 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut trials: Vec<Trial> = lab::cases()
-        .map(|case| {
-            let workshop = Arc::clone(&workshop);
-            Trial::ignorable_test(case.name, move || bites_and_goes(case, &workshop))
-        })
-        .collect();
+    let mut trials = Vec::new();
     trials.push(Trial::test("panic-clears-the-stage", {
         let workshop = Arc::clone(&workshop);
         move || panic_clears(&workshop)
@@ -43,46 +35,6 @@ fn main() -> ExitCode {
     ));
     trials.push(Trial::test("unknown-name-is-refused", unknown_name));
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn bites_and_goes(case: &'static Case, workshop: &Arc<Workshop>) -> Result<Completion, Failed> {
-    if let Some(why) = case.missing() {
-        return Ok(Completion::ignored_with(why));
-    }
-    let start = Instant::now();
-    let (stage, mut truth) = case.play(workshop).map_err(|error| format!("{error:#}"))?;
-    truth.pull_trigger().map_err(|error| format!("{error:#}"))?;
-    let named = truth.subjects.iter().chain(&truth.innocent);
-    for pid in named.clone() {
-        if !stage.cast().iter().any(|identity| identity.pid == *pid) {
-            return Err(format!("the stage does not own {pid}").into());
-        }
-    }
-    if named.count() == 0 || (case.kind == Kind::Fault) == truth.subjects.is_empty() {
-        return Err("a fault has a subject, a twin has innocents".into());
-    }
-    let (mark, cast) = (stage.mark().to_owned(), stage.cast());
-    drop(stage);
-    // A zombie that init has adopted is init's to reap, in its own time.
-    let is_ours = |identity: &sweep::Identity| {
-        identity.runs()
-            || identity.left()
-                && lab::proc::stat(identity.pid)
-                    .is_some_and(|stat| stat.ppid.cast_unsigned() == std::process::id())
-    };
-    let left: Vec<_> = cast.into_iter().filter(is_ours).collect();
-    if !left.is_empty() || !sweep::marked(&mark).is_empty() {
-        return Err(format!("left behind: {left:?} {:?}", sweep::marked(&mark)).into());
-    }
-    let named = network::marked(&mark);
-    if !named.is_empty() {
-        return Err(format!("left behind: {named:?}").into());
-    }
-    let took = start.elapsed();
-    if took > case.bound {
-        return Err(format!("took {:.1} s of {} s", took.as_secs_f64(), case.bound.as_secs()).into());
-    }
-    Ok(Completion::Completed)
 }
 
 /// A test that fails by panic must clear up as well.
