@@ -20,20 +20,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut trials = Vec::new();
-    trials.push(Trial::test("panic-clears-the-stage", {
-        let workshop = Arc::clone(&workshop);
-        move || panic_clears(&workshop)
-    }));
-    trials.push(Trial::test(
-        "killed-runner-leaves-nothing",
-        killed_runner_leaves_nothing,
-    ));
-    trials.push(Trial::ignorable_test(
-        "killed-runner-leaves-no-network",
-        killed_runner_leaves_no_network,
-    ));
-    trials.push(Trial::test("unknown-name-is-refused", unknown_name));
+    let trials = vec![
+        Trial::test("panic-clears-the-stage", move || panic_clears(&workshop)),
+        Trial::test("killed-runner-leaves-nothing", killed_runner_leaves_nothing),
+        Trial::ignorable_test("killed-runner-leaves-no-network", killed_runner_leaves_no_network),
+        Trial::test("unknown-name-is-refused", unknown_name),
+    ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -8,6 +8,7 @@ use super::{network, proc, sweep};
 /// Clears the stage, and says what is left of it nevertheless.
 pub fn clear(stage: Stage) -> Result<()> {
     let (mark, cast) = (stage.mark().to_owned(), stage.cast());
+    let dir = stage.dir().to_path_buf();
     drop(stage);
     // A zombie that init has adopted is init's to reap, in its own time.
     let is_ours = |identity: &sweep::Identity| {
@@ -22,5 +23,6 @@ pub fn clear(stage: Stage) -> Result<()> {
     );
     let named = network::marked(&mark);
     ensure!(named.is_empty(), "left behind: {named:?}");
+    ensure!(!dir.exists(), "left behind: {}", dir.display());
     Ok(())
 }
