@@ -274,9 +274,8 @@ fn unix(body: &mut UnixBody, sock: u64) {
         let length = probe::<i32>(address, Field::UnixAddressLen).wrapping_sub(2) as u32;
         let length = if length > UNIX_NAME_LEN as u32 { UNIX_NAME_LEN as u32 } else { length };
         let from = address + offset(Field::UnixAddressName) as u64 + 2;
-        let failed = unsafe {
-            bpf_probe_read_kernel(body.name.as_mut_ptr().cast(), length, from as *const c_void)
-        };
+        let failed =
+            unsafe { bpf_probe_read_kernel(body.name.as_mut_ptr().cast(), length, from as *const c_void) };
         if failed == 0 {
             body.name_len = length;
         }
@@ -391,8 +390,7 @@ fn tcp(body: &mut InetBody, near: Near) {
     near.read_tcp();
     body.figures = 1;
     body.jiffies = unsafe { bpf_jiffies64() };
-    body.receive_queue =
-        near.tcp::<u32>(Field::TcpReceiveNext).wrapping_sub(near.tcp(Field::TcpCopied));
+    body.receive_queue = near.tcp::<u32>(Field::TcpReceiveNext).wrapping_sub(near.tcp(Field::TcpCopied));
     let write_seq: u32 = near.tcp(Field::TcpWriteSeq);
     body.send_queue = write_seq.wrapping_sub(near.tcp(Field::TcpSendUnacked));
     body.not_sent = match offset(Field::TcpSendNext) {
@@ -401,7 +399,8 @@ fn tcp(body: &mut InetBody, near: Near) {
     };
     body.probes = near.tcp::<u8>(Field::IcskProbesOut) as u32;
     body.retransmit_stamp = near.tcp(Field::TcpRetransmitStamp);
-    body.turn = if is_watching() { unsafe { SOCKETS.get(&near.sock) }.map_or(0, |record| record.turn) } else { 0 };
+    body.turn =
+        if is_watching() { unsafe { SOCKETS.get(&near.sock) }.map_or(0, |record| record.turn) } else { 0 };
     body.srtt_us8 = near.tcp(Field::TcpSrtt);
     // struct minmax_sample { u32 t; u32 v; }: the value of the first of three.
     body.min_rtt_us = match offset(Field::TcpMinRtt) {
@@ -431,8 +430,7 @@ fn tcp(body: &mut InetBody, near: Near) {
 fn is_epoll(dentry: u64) -> bool {
     let name: u64 = probe(dentry, Field::DentryName);
     let mut start = [0u8; 16];
-    let length =
-        unsafe { bpf_probe_read_kernel_str(start.as_mut_ptr().cast(), 16, name as *const c_void) };
+    let length = unsafe { bpf_probe_read_kernel_str(start.as_mut_ptr().cast(), 16, name as *const c_void) };
     length >= 11 && start[..11] == *b"[eventpoll]"
 }
 

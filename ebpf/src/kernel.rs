@@ -99,7 +99,7 @@ pub fn read<T: Word>(base: u64, field: Field) -> T {
 #[inline(always)]
 pub fn read_plus<T: Word>(base: u64, field: Field, bytes: u32) -> T {
     let offset = offset(field);
-    if offset == ABSENT {
+    if !field.path().required && offset == ABSENT {
         return unsafe { MaybeUninit::<T>::zeroed().assume_init() };
     }
     load(base, offset + bytes)
@@ -119,7 +119,7 @@ pub fn load<T: Word>(base: u64, offset: u32) -> T {
 #[inline(always)]
 pub fn probe<T: Copy>(base: u64, field: Field) -> T {
     let offset = offset(field);
-    if offset == ABSENT {
+    if !field.path().required && offset == ABSENT {
         return unsafe { MaybeUninit::<T>::zeroed().assume_init() };
     }
     read_at(base, offset)

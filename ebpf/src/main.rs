@@ -12,6 +12,8 @@ mod descriptor;
 mod event;
 mod flow;
 mod kernel;
+mod memory;
+mod reach;
 mod task;
 mod tcp;
 mod turns;

@@ -11,14 +11,12 @@ use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{
-    Counter, Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits,
-    turn,
+    Counter, Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord,
+    socket_bits, turn,
 };
 
 use crate::event::count;
-use crate::flow::{
-    Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow,
-};
+use crate::flow::{Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow};
 use crate::kernel::{argument, probe};
 
 /// include/net/tcp_states.h.
@@ -128,8 +126,8 @@ fn accept(sock: u64) {
     let head = Head::of(sock);
     let listener = ListenerKeyRecord { net_ns: head.net_namespace(), port: head.local_port() };
     let tgid = unsafe { LISTENERS.get(&listener) }.copied().unwrap_or(0);
-    let counts =
-        tgid != 0 || unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|turns_seen| *turns_seen == 0);
+    let counts = tgid != 0
+        || unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|turns_seen| *turns_seen == 0);
     let key = FlowKeyRecord {
         address: [0; 16],
         tgid,
@@ -238,8 +236,7 @@ fn close(record: &mut SocketRecord, forlorn: bool) {
 
 #[inline(always)]
 fn waits_long(record: &SocketRecord) -> bool {
-    record.turn == turn::SENT
-        && unsafe { bpf_ktime_get_ns() }.wrapping_sub(record.turned_ns) >= GOODBYE_NS
+    record.turn == turn::SENT && unsafe { bpf_ktime_get_ns() }.wrapping_sub(record.turned_ns) >= GOODBYE_NS
 }
 
 /// TP_PROTO(const struct sock *sk, const struct sk_buff *skb, ...), include/trace/events/tcp.h

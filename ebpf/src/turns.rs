@@ -7,14 +7,11 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{
-    Counter, Field, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits,
-    turn,
+    Counter, Field, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits, turn,
 };
 
 use crate::event::count;
-use crate::flow::{
-    AF_INET, AF_INET6, Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow,
-};
+use crate::flow::{AF_INET, AF_INET6, Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow};
 use crate::kernel::{argument, probe};
 use crate::tcp::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, count_accepted};
 

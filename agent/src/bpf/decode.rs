@@ -5,7 +5,7 @@ mod descriptors;
 use rung_diagnosis::observation::{Comm, Picture, SignalMasks, TaskObservation, TaskState};
 use rung_ebpf_common::{FdHeader, FdKind, PIECE_BYTES, TASK_KIND, TaskRecord, task_bits};
 use rustc_hash::FxHashMap;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use self::descriptors::Descriptors;
 use crate::syscalls::{self, Arch, UserMemory};
@@ -212,7 +212,7 @@ fn task(row: &Row<'_>, clock: &SchedulerClock) -> TaskObservation {
         ns_tgid: record.ns_tgid,
         pid_ns: record.pid_ns,
         pid_ns_level: record.pid_ns_level,
-        comm: Comm::from_bytes(&record.comm),
+        comm: Comm::from_bytes(record.comm.as_bytes()),
         state: state(record),
         kernel_thread: record.flags & PF_KTHREAD != 0,
         has_terminal: bit(task_bits::TERMINAL),

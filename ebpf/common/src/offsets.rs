@@ -91,8 +91,9 @@ fields! {
     KernfsId "kernfs_node" "id";
     FilesFdtable "files_struct" "fdt", required;
     FilesArray "files_struct" "fd_array", required;
+    FilesOpen "files_struct" "open_fds_init", required;
+    FilesCloexec "files_struct" "close_on_exec_init", required;
     FdtableCloexec "fdtable" "close_on_exec", required;
-    FdtableOpen "fdtable" "open_fds", required;
     FdtableSlots "fdtable" "max_fds", required;
     FdtableArray "fdtable" "fd", required;
     FileMode "file" "f_mode", required;

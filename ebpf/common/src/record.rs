@@ -108,8 +108,8 @@ pub struct TaskRecord {
     pub user_len: [u32; 2],
     /// Which of the standard streams lead to /dev/null or /dev/zero: bits 0 to 2.
     pub null_streams: u32,
-    /// `comm`.
-    pub comm: [u8; COMM_LEN],
+    /// `comm`, as it lies in memory.
+    pub comm: [u64; COMM_LEN / 8],
 }
 
 const _: () = assert!(size_of::<TaskRecord>() == 20 * 8 + 20 * 4 + COMM_LEN);
