@@ -9,11 +9,13 @@
 #![allow(internal_features)]
 
 mod descriptor;
+mod epoll;
 mod event;
 mod flow;
 mod kernel;
 mod memory;
 mod reach;
+mod socket;
 mod task;
 mod tcp;
 mod turns;

@@ -25,7 +25,7 @@ const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
 pub const TCP_FIN_WAIT1: u32 = 4;
 pub const TCP_FIN_WAIT2: u32 = 5;
-const TCP_CLOSE: u32 = 7;
+pub const TCP_CLOSE: u32 = 7;
 pub const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LAST_ACK: u32 = 9;
 

@@ -294,10 +294,10 @@ pub struct InetBody {
     pub state: u32,
     /// Network namespace inode.
     pub net_ns: u32,
-    /// Local address; the first four bytes for IPv4.
-    pub local: [u8; 16],
+    /// Local address in network order, as it lies in memory; the first word for IPv4.
+    pub local: [u32; 4],
     /// Remote address.
-    pub remote: [u8; 16],
+    pub remote: [u32; 4],
     /// Local port, host order.
     pub local_port: u32,
     /// Remote port, host order.

@@ -8,7 +8,7 @@ use rung_diagnosis::observation::{
 };
 use rung_ebpf_common::{EpollBody, FdHeader, FdKind, InetBody, PipeBody, UnixBody, fd_bits};
 use rustc_hash::{FxHashMap, FxHashSet};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, transmute};
 
 use super::DescriptorRow;
 
@@ -161,12 +161,13 @@ fn turn(number: u32) -> Option<Turn> {
 }
 
 /// IPv4 addresses mapped into IPv6 come out as IPv4, so that both ends of a connection read alike.
-fn address(family: u32, bytes: &[u8; 16], port: u32) -> SocketAddr {
+fn address(family: u32, words: &[u32; 4], port: u32) -> SocketAddr {
     let port = port as u16;
+    let bytes: [u8; 16] = transmute!(*words);
     if family == AF_INET {
         return (Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]), port).into();
     }
-    (Ipv6Addr::from(*bytes).to_canonical(), port).into()
+    (Ipv6Addr::from(bytes).to_canonical(), port).into()
 }
 
 /// A name without the NUL that ends a path; that of an abstract name begins it (unix(7)).
