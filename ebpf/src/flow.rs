@@ -1,46 +1,50 @@
-//! The maps of TCP connections: who owns a socket, what became of a flow's connections, who listens where.
-
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+//! What became of a flow's connections, and who listens where.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, Queue};
 use rung_ebpf_common::{
     COMM_LEN, Counter, FLOW_LATENCIES, FLOW_STARTS, Field, FlowCount, FlowKeyRecord, FlowRecord,
-    ListenerKeyRecord, MAX_FLOWS, MAX_LISTENERS, MAX_SOCKETS, SocketRecord,
+    ListenerKeyRecord, MAX_FLOWS, MAX_LISTENERS, NO_ROW, SocketRecord, reader_state,
 };
 
 use crate::event::count;
 use crate::kernel::{offset, probe, read_at};
+use crate::sockets::{PAGE_ALIGNED, increase};
 
-/// Open sockets by the address of their `struct sock`. Later events run in whatever process is interrupted: only here is
-/// their owner known.
+/// The rows of flows. Sockets know theirs by number, so that only their first event looks for it here.
 #[map]
-pub static SOCKETS: HashMap<u64, SocketRecord> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+static FLOWS: HashMap<FlowKeyRecord, u32> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
 
-/// Counts by flow. The reader removes what has been idle.
+/// Counts by row. The reader clears what has been idle.
 #[map]
-static FLOWS: HashMap<FlowKeyRecord, FlowRecord> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+static FLOW_ROWS: Array<FlowRecord> = Array::with_max_entries(MAX_FLOWS, PAGE_ALIGNED);
+
+/// Numbers of rows that hold nothing. Filled by the reader.
+#[map]
+static FREE_ROWS: Queue<u32> = Queue::with_max_entries(MAX_FLOWS, 0);
 
 /// The process that listens on a port, or 0 if several do. Filled by the reader.
 #[map]
 pub static LISTENERS: HashMap<ListenerKeyRecord, u32> =
     HashMap::with_max_entries(MAX_LISTENERS, BPF_F_NO_PREALLOC);
 
-/// 1 once connections are watched: until then the iterators need not look for them. Set by the reader.
+/// See [`reader_state`]. Set by the reader.
 #[map]
-static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
+static READER_STATE: Array<u32> = Array::with_max_entries(reader_state::COUNT, 0);
 
 /// Whether connections are watched.
 #[inline(always)]
 pub fn is_watching() -> bool {
-    WATCHING.get(0).is_some_and(|watching| *watching != 0)
+    READER_STATE.get(reader_state::WATCHING).is_some_and(|watching| *watching != 0)
 }
 
-/// A record of zeros: too large for a program's stack.
-#[map]
-static BLANK_FLOW: Array<FlowRecord> = Array::with_max_entries(1, 0);
+/// Whether the listeners have been listed, see [`rung_ebpf_common::listed`].
+#[inline(always)]
+pub fn listed() -> u32 {
+    READER_STATE.get(reader_state::LISTED).copied().unwrap_or(0)
+}
 
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
@@ -114,43 +118,74 @@ impl Head {
     }
 }
 
-/// The counts of a flow, made if they are not there yet.
+/// The row of a flow, begun if there is none yet; [`NO_ROW`] if there is no room.
 #[inline(always)]
-pub fn flow(key: &FlowKeyRecord, caller: Caller) -> Option<Flow> {
-    if let Some(record) = FLOWS.get_ptr_mut(key) {
-        return Some(Flow(record));
+pub fn row(key: &FlowKeyRecord, caller: Caller) -> u32 {
+    if let Some(row) = unsafe { FLOWS.get(key) } {
+        return *row;
     }
-    if let Some(blank) = BLANK_FLOW.get_ptr(0) {
-        // Another CPU may have been faster: then its entry is used.
-        let _ = FLOWS.insert(key, unsafe { &*blank }, BPF_NOEXIST as u64);
-    }
-    let Some(record) = FLOWS.get_ptr_mut(key) else {
+    let Ok(Some(row)) = FREE_ROWS.pop() else {
         count(Counter::FlowsLost);
-        return None;
+        return NO_ROW;
     };
-    if caller == Caller::Owner {
-        let leader: u64 = probe(unsafe { bpf_get_current_task() }, Field::TaskGroupLeader);
-        unsafe { (*record).comm = probe::<[u8; COMM_LEN]>(leader, Field::TaskComm) };
+    if FLOWS.insert(key, row, BPF_NOEXIST as u64).is_err() {
+        // Another CPU was faster, or there is no memory.
+        let _ = FREE_ROWS.push(row, 0);
+        return match unsafe { FLOWS.get(key) } {
+            Some(row) => *row,
+            None => {
+                count(Counter::FlowsLost);
+                NO_ROW
+            }
+        };
     }
-    Some(Flow(record))
+    if let Some(Flow(record)) = flow(row) {
+        unsafe { (*record).tgid = key.tgid };
+        if caller == Caller::Owner {
+            let leader: u64 = probe(unsafe { bpf_get_current_task() }, Field::TaskGroupLeader);
+            unsafe { (*record).comm = probe::<[u8; COMM_LEN]>(leader, Field::TaskComm) };
+        }
+    }
+    row
 }
 
-/// An entry of the map of flows. Several CPUs may count in it at once.
+/// The counts in a row.
+#[inline(always)]
+pub fn flow(row: u32) -> Option<Flow> {
+    FLOW_ROWS.get_ptr_mut(row).map(Flow)
+}
+
+/// A row of the table of flows. Several CPUs may count in it at once.
 #[derive(Clone, Copy)]
 pub struct Flow(*mut FlowRecord);
 
 impl Flow {
     #[inline(always)]
     pub fn add(self, what: FlowCount) {
-        unsafe { increase(&raw mut (*self.0).counts[what as usize], 1) };
+        unsafe { increase(&raw mut (*self.0).counts[what as usize], 1u64) };
+    }
+
+    /// The process whose flow it is, or 0.
+    #[inline(always)]
+    pub fn process(self) -> u32 {
+        unsafe { (*self.0).tgid }
+    }
+
+    /// Counts the sockets that count here: one more or, by -1, one less.
+    #[inline(always)]
+    pub fn hold(self, sockets: i32) {
+        unsafe { increase(&raw mut (*self.0).sockets, sockets as u32) };
     }
 
     /// Counts the turns of a connection that are not counted yet.
     #[inline(always)]
     pub fn add_turns(self, record: &mut SocketRecord) {
-        unsafe {
-            increase(&raw mut (*self.0).counts[FlowCount::Requests as usize], record.requests.into());
-            increase(&raw mut (*self.0).counts[FlowCount::Responses as usize], record.responses.into());
+        for (what, turns) in
+            [(FlowCount::Requests, record.requests), (FlowCount::Responses, record.responses)]
+        {
+            if turns != 0 {
+                unsafe { increase(&raw mut (*self.0).counts[what as usize], turns as u64) };
+            }
         }
         (record.requests, record.responses) = (0, 0);
     }
@@ -198,13 +233,6 @@ impl Flow {
         // The verifier has to see the bound where the compiler knows it already.
         let class = core::hint::black_box(class);
         let class = if class >= FLOW_LATENCIES { FLOW_LATENCIES - 1 } else { class };
-        unsafe { increase((&raw mut (*self.0).latency).cast::<u32>().add(class), 1) };
+        unsafe { increase((&raw mut (*self.0).latency).cast::<u32>().add(class), 1u32) };
     }
-}
-
-/// Adds, whatever other CPUs do meanwhile. Relaxed, and the result unused: an instruction that every kernel has, whereas
-/// the atomic types of `core` want more of a target than BPF offers.
-#[inline(always)]
-unsafe fn increase<T: Copy>(number: *mut T, by: T) {
-    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(number, by) };
 }

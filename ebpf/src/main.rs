@@ -16,6 +16,7 @@ mod kernel;
 mod memory;
 mod reach;
 mod socket;
+mod sockets;
 mod task;
 mod tcp;
 mod turns;

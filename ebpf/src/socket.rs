@@ -12,8 +12,9 @@ use aya_ebpf::maps::PerCpuArray;
 use rung_ebpf_common::{ABSENT, FdKind, Field, InetBody, UNIX_NAME_LEN, UnixBody};
 
 use crate::descriptor::Body;
-use crate::flow::{AF_INET, AF_INET6, IPPROTO_TCP, SOCKETS, is_watching};
+use crate::flow::{AF_INET, AF_INET6, IPPROTO_TCP, is_watching};
 use crate::kernel::{Word, offset, probe, read, read_plus};
+use crate::sockets;
 use crate::tcp::TCP_CLOSE;
 
 const AF_UNIX: u16 = 1;
@@ -319,5 +320,6 @@ fn tcp<F: Fields>(body: &mut InetBody, socket: F) {
     body.buffer_limited = socket.tcp(Field::TcpChronoStat, 8);
     body.jiffies = unsafe { bpf_jiffies64() };
     let sock = socket.identity();
-    body.turn = if is_watching() { unsafe { SOCKETS.get(&sock) }.map_or(0, |record| record.turn) } else { 0 };
+    body.turn =
+        if is_watching() { sockets::find(sock).map_or(0, |record| unsafe { (*record).turn }) } else { 0 };
 }

@@ -5,19 +5,19 @@
 //! TCP_SYN_SENT (tcp_v4_connect(), tcp_v6_connect()), and the local port's number (`inet_num`) is already cleared when
 //! TCP_CLOSE is announced (tcp_set_state()), while `inet_sport` remains.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, raw_tracepoint};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::{HashMap, PerCpuArray};
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{
-    Counter, Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord,
-    socket_bits, turn,
+    Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, MAX_TOLD_SOCKETS, NO_ROW, OUTBOUND,
+    SocketRecord, ToldSocket, listed, socket_bits, turn,
 };
 
-use crate::event::count;
-use crate::flow::{Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow};
+use crate::flow::{self, Caller, Flow, Head, IPPROTO_TCP, LISTENERS, current_process, flow, row};
 use crate::kernel::{argument, probe};
+use crate::sockets;
 
 /// include/net/tcp_states.h.
 pub const TCP_ESTABLISHED: u32 = 1;
@@ -50,11 +50,17 @@ const EHOSTUNREACH: i32 = 113;
 #[repr(C)]
 struct Closed {
     sock: u64,
-    flow: FlowKeyRecord,
+    row: u64,
 }
 
 #[map]
 static LAST_CLOSED: PerCpuArray<Closed> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sockets that were open before the programs were attached. Filled by the reader; an entry ends with the socket's first
+/// event.
+#[map]
+static TOLD_SOCKETS: HashMap<u64, ToldSocket> =
+    HashMap::with_max_entries(MAX_TOLD_SOCKETS, BPF_F_NO_PREALLOC);
 
 /// TP_PROTO(const struct sock *sk, const int oldstate, const int newstate), include/trace/events/sock.h
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
@@ -87,28 +93,66 @@ fn begin(sock: u64) {
         port: head.remote_port(),
         direction: OUTBOUND,
     };
-    let record = SocketRecord::new(key, now, 0);
-    if let Some(flow) = flow(&record.flow, Caller::Owner) {
+    let record = SocketRecord::new(row(&key, Caller::Owner), now, 0);
+    if let Some(flow) = flow(record.row) {
         flow.begin(now);
+        remember(sock, &record);
     }
-    remember(sock, &record);
 }
 
-/// A socket of that address that is still remembered is gone: its memory is used anew.
+/// Remembers a new socket. One of that address that is still remembered is gone: its memory is used anew.
 #[inline(always)]
-fn remember(sock: u64, record: &SocketRecord) {
-    if SOCKETS.insert(&sock, record, BPF_ANY as u64).is_err() {
-        count(Counter::FlowsLost);
+pub fn remember(sock: u64, record: &SocketRecord) {
+    if sockets::find(sock).is_some() {
+        forget(sock);
     }
+    if sockets::insert(sock, record).is_some()
+        && let Some(flow) = flow(record.row)
+    {
+        flow.hold(1);
+    }
+}
+
+/// Forgets a socket.
+#[inline(always)]
+fn forget(sock: u64) {
+    if let Some(row) = sockets::remove(sock)
+        && let Some(flow) = flow(row)
+    {
+        flow.hold(-1);
+    }
+}
+
+/// What is remembered of a socket, or was told of it.
+#[inline(always)]
+pub fn known(sock: u64) -> Option<*mut SocketRecord> {
+    match sockets::find(sock) {
+        None if take_told(sock) != 0 => sockets::find(sock),
+        found => found,
+    }
+}
+
+/// Remembers what was told of a socket; 0 if nothing was. A function of its own, so that the verifier checks it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn take_told(sock: u64) -> u64 {
+    let Some(told) = (unsafe { TOLD_SOCKETS.get(&sock) }) else { return 0 };
+    let direction = if told.flow.direction == INBOUND { socket_bits::INBOUND } else { 0 };
+    let mut record = SocketRecord::new(row(&told.flow, Caller::Anybody), 0, told.bits | direction);
+    record.net_ns = told.flow.net_ns;
+    record.port = told.flow.port;
+    let _ = TOLD_SOCKETS.remove(&sock);
+    remember(sock, &record);
+    1
 }
 
 /// The peer accepted.
 #[inline(always)]
 fn establish(sock: u64) {
-    let Some(record) = SOCKETS.get_ptr_mut(&sock) else { return };
+    let Some(record) = known(sock) else { return };
     let record = unsafe { &mut *record };
     record.bits |= socket_bits::ESTABLISHED;
-    if let Some(flow) = flow(&record.flow, Caller::Anybody) {
+    if let Some(flow) = flow(record.row) {
         flow.add(FlowCount::Established);
         if record.started_ns != 0 {
             flow.took(unsafe { bpf_ktime_get_ns() } - record.started_ns);
@@ -126,30 +170,45 @@ fn accept(sock: u64) {
     let head = Head::of(sock);
     let listener = ListenerKeyRecord { net_ns: head.net_namespace(), port: head.local_port() };
     let tgid = unsafe { LISTENERS.get(&listener) }.copied().unwrap_or(0);
-    let counts = tgid != 0
-        || unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }.is_some_and(|turns_seen| *turns_seen == 0);
-    let key = FlowKeyRecord {
-        address: [0; 16],
-        tgid,
-        net_ns: listener.net_ns,
-        port: listener.port,
-        direction: INBOUND,
-    };
-    let bits = socket_bits::ESTABLISHED | if counts { 0 } else { socket_bits::UNCOUNTED };
-    let record = SocketRecord::new(key, unsafe { bpf_ktime_get_ns() }, bits);
+    let counts = tgid != 0 || flow::listed() == listed::WITHOUT_TURNS;
+    let bits =
+        socket_bits::INBOUND | socket_bits::ESTABLISHED | if counts { 0 } else { socket_bits::UNCOUNTED };
+    let mut record = SocketRecord::new(NO_ROW, unsafe { bpf_ktime_get_ns() }, bits);
+    record.net_ns = listener.net_ns;
+    record.port = listener.port;
     if counts {
-        count_accepted(&record, Caller::Anybody);
+        record.row = row(&inbound_key(&record, tgid), Caller::Anybody);
+        if let Some(flow) = flow(record.row) {
+            count_accepted(&record, flow);
+        }
     }
     remember(sock, &record);
 }
 
+/// The flow of a connection that a process accepted.
+#[inline(always)]
+fn inbound_key(record: &SocketRecord, tgid: u32) -> FlowKeyRecord {
+    FlowKeyRecord { address: [0; 16], tgid, net_ns: record.net_ns, port: record.port, direction: INBOUND }
+}
+
+/// Gives a connection that was accepted to the process whose it is.
+#[inline(always)]
+pub fn give(record: &mut SocketRecord, tgid: u32, caller: Caller) {
+    let new = row(&inbound_key(record, tgid), caller);
+    if let Some(flow) = flow(record.row) {
+        flow.hold(-1);
+    }
+    record.row = new;
+    if let Some(flow) = flow(new) {
+        flow.hold(1);
+    }
+}
+
 /// Counts a connection that was accepted.
 #[inline(always)]
-pub fn count_accepted(record: &SocketRecord, caller: Caller) {
-    if let Some(flow) = flow(&record.flow, caller) {
-        flow.begin(record.started_ns);
-        flow.add(FlowCount::Established);
-    }
+pub fn count_accepted(record: &SocketRecord, flow: Flow) {
+    flow.begin(record.started_ns);
+    flow.add(FlowCount::Established);
 }
 
 /// The process closes, or shuts down, before its peer. A connection that is closed ends here for the process; what the
@@ -159,51 +218,58 @@ fn leave(sock: u64) {
     if probe::<u8>(sock, Field::SockShutdown) != SHUT_BOTH {
         return;
     }
-    let Some(record) = SOCKETS.get_ptr_mut(&sock) else { return };
+    let Some(record) = known(sock) else { return };
     let record = unsafe { &mut *record };
     if record.bits & (socket_bits::ESTABLISHED | socket_bits::ENDED | socket_bits::UNCOUNTED)
         == socket_bits::ESTABLISHED
+        && let Some(flow) = flow(record.row)
     {
         record.bits |= socket_bits::ENDED;
-        close(record, waits_long(record));
+        close(record, flow, waits_long(record));
     }
 }
 
 #[inline(always)]
 fn end(sock: u64, old: u32) {
-    let Some(record) = SOCKETS.get_ptr_mut(&sock) else { return };
+    let Some(record) = known(sock) else { return };
     let record = unsafe { &mut *record };
+    if record.bits & socket_bits::UNCOUNTED != 0 {
+        give(record, 0, Caller::Anybody);
+    }
+    if let Some(flow) = flow(record.row) {
+        count_end(sock, old, record, flow);
+    }
+    forget(sock);
+}
+
+#[inline(always)]
+fn count_end(sock: u64, old: u32, record: &mut SocketRecord, flow: Flow) {
     let error: i32 = probe(sock, Field::SockError);
     if record.bits & socket_bits::ESTABLISHED == 0 {
-        if let Some(flow) = flow(&record.flow, Caller::Anybody) {
-            flow.add(fate(sock, error));
-        }
-    } else {
-        if record.bits & socket_bits::UNCOUNTED != 0 {
-            count_accepted(record, Caller::Anybody);
-        }
-        if matches!(error, ETIMEDOUT | EHOSTUNREACH | ENETUNREACH)
-            && let Some(flow) = flow(&record.flow, Caller::Anybody)
-        {
-            flow.add(FlowCount::Broken);
-        }
-        if record.bits & socket_bits::ENDED == 0 {
-            let by_peer = old == TCP_LAST_ACK || old == TCP_CLOSE_WAIT;
-            let unasked = by_peer && record.bits & socket_bits::ANSWERED == 0;
-            close(record, error != 0 || unasked || waits_long(record));
-        }
-        // Not what fails meanwhile because the reset reaches it on this host.
-        if error == 0
-            && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
-            && let Some(closed) = LAST_CLOSED.get_ptr_mut(0)
-        {
-            unsafe {
-                (*closed).sock = sock;
-                (*closed).flow = record.flow;
-            }
+        flow.add(fate(sock, error));
+        return;
+    }
+    if record.bits & socket_bits::UNCOUNTED != 0 {
+        count_accepted(record, flow);
+    }
+    if matches!(error, ETIMEDOUT | EHOSTUNREACH | ENETUNREACH) {
+        flow.add(FlowCount::Broken);
+    }
+    if record.bits & socket_bits::ENDED == 0 {
+        let by_peer = old == TCP_LAST_ACK || old == TCP_CLOSE_WAIT;
+        let unasked = by_peer && record.bits & socket_bits::ANSWERED == 0;
+        close(record, flow, error != 0 || unasked || waits_long(record));
+    }
+    // Not what fails meanwhile because the reset reaches it on this host.
+    if error == 0
+        && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
+        && let Some(closed) = LAST_CLOSED.get_ptr_mut(0)
+    {
+        unsafe {
+            (*closed).sock = sock;
+            (*closed).row = record.row as u64;
         }
     }
-    let _ = SOCKETS.remove(&sock);
 }
 
 /// Why an attempt ended.
@@ -222,15 +288,13 @@ fn fate(sock: u64, error: i32) -> FlowCount {
 
 /// Counts the end of a connection; `forlorn` if a request without an answer would have got one.
 #[inline(always)]
-fn close(record: &mut SocketRecord, forlorn: bool) {
-    if let Some(flow) = flow(&record.flow, Caller::Anybody) {
-        flow.add(FlowCount::Closed);
-        if record.requests | record.responses != 0 {
-            flow.add_turns(record);
-        }
-        if forlorn && record.flow.direction == OUTBOUND && record.turn == turn::SENT {
-            flow.add(FlowCount::Unanswered);
-        }
+fn close(record: &mut SocketRecord, flow: Flow, forlorn: bool) {
+    flow.add(FlowCount::Closed);
+    if record.requests | record.responses != 0 {
+        flow.add_turns(record);
+    }
+    if forlorn && record.bits & socket_bits::INBOUND == 0 && record.turn == turn::SENT {
+        flow.add(FlowCount::Unanswered);
     }
 }
 
@@ -242,9 +306,9 @@ fn waits_long(record: &SocketRecord) -> bool {
 /// TP_PROTO(const struct sock *sk, const struct sk_buff *skb, ...), include/trace/events/tcp.h
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 pub fn tcp_retransmit_skb(context: RawTracePointContext) -> i32 {
-    let Some(record) = SOCKETS.get_ptr_mut(&argument(&context, 0)) else { return 0 };
+    let Some(record) = known(argument(&context, 0)) else { return 0 };
     let record = unsafe { &*record };
-    if let Some(flow) = flow(&record.flow, Caller::Anybody) {
+    if let Some(flow) = flow(record.row) {
         flow.add(FlowCount::Retransmits);
         if record.bits & socket_bits::ESTABLISHED == 0 {
             flow.add(FlowCount::SynRetransmits);
@@ -256,10 +320,10 @@ pub fn tcp_retransmit_skb(context: RawTracePointContext) -> i32 {
 /// TP_PROTO(struct sock *sk): before the error is set. Of an attempt it is a refusal, and counted when that ends.
 #[raw_tracepoint(tracepoint = "tcp_receive_reset")]
 pub fn tcp_receive_reset(context: RawTracePointContext) -> i32 {
-    let Some(record) = SOCKETS.get_ptr_mut(&argument(&context, 0)) else { return 0 };
+    let Some(record) = known(argument(&context, 0)) else { return 0 };
     let record = unsafe { &*record };
     if record.bits & (socket_bits::ESTABLISHED | socket_bits::ENDED) == socket_bits::ESTABLISHED
-        && let Some(flow) = flow(&record.flow, Caller::Anybody)
+        && let Some(flow) = flow(record.row)
     {
         flow.add(FlowCount::ResetsReceived);
     }
@@ -273,14 +337,14 @@ pub fn tcp_send_reset(context: RawTracePointContext) -> i32 {
     if sock == 0 {
         return 0;
     }
-    let key = match SOCKETS.get_ptr_mut(&sock) {
-        Some(record) => unsafe { &(*record).flow },
+    let row = match known(sock) {
+        Some(record) => unsafe { (*record).row },
         None => match LAST_CLOSED.get_ptr_mut(0) {
-            Some(closed) if unsafe { (*closed).sock } == sock => unsafe { &(*closed).flow },
+            Some(closed) if unsafe { (*closed).sock } == sock => unsafe { (*closed).row as u32 },
             _ => return 0,
         },
     };
-    if let Some(flow) = flow(key, Caller::Anybody) {
+    if let Some(flow) = flow(row) {
         flow.add(FlowCount::ResetsSent);
     }
     0

@@ -2,18 +2,21 @@
 //!
 //! These hooks run for every message on every socket of the host. What does not turn ends after one look into a map.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use rung_ebpf_common::{
-    Counter, Field, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, socket_bits, turn,
+    Field, FlowKeyRecord, INBOUND, ListenerKeyRecord, OUTBOUND, SocketRecord, listed, socket_bits, turn,
 };
 
-use crate::event::count;
-use crate::flow::{AF_INET, AF_INET6, Caller, Head, IPPROTO_TCP, LISTENERS, SOCKETS, current_process, flow};
+use crate::flow::{
+    self, AF_INET, AF_INET6, Caller, Head, IPPROTO_TCP, LISTENERS, current_process, flow, row,
+};
 use crate::kernel::{argument, probe};
-use crate::tcp::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, count_accepted};
+use crate::sockets;
+use crate::tcp::{
+    TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, count_accepted, give, remember, take_told,
+};
 
 /// include/linux/socket.h: such a call takes nothing from the stream.
 const MSG_PEEK: u32 = 2;
@@ -22,8 +25,8 @@ const MSG_ERRQUEUE: u32 = 0x2000;
 /// The first turns of a connection in each such period are counted one by one, so that what goes slowly is seen at once,
 const PERIOD_NS: u64 = 100_000_000;
 const SINGLE_TURNS: u32 = 8;
-/// and more of them so many at a time, or when the next period begins or the connection ends: a look into the map of flows
-/// costs as much as all the rest.
+/// and more of them so many at a time, or when the next period begins or the connection ends: counts of a flow are shared,
+/// and CPUs have to ask each other for them.
 const GATHERED_TURNS: u32 = 32;
 
 /// TP_PROTO(struct sock *sk, int ret, int flags), include/trace/events/sock.h
@@ -47,39 +50,44 @@ pub fn sock_recv_length(context: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn exchange(sock: u64, turn: u32) {
-    let record = match SOCKETS.get_ptr_mut(&sock) {
-        Some(record) => record,
-        None => match meet(sock) {
-            Some(record) => record,
-            None => return,
-        },
+    let record = match sockets::find(sock) {
+        None if meet(sock) != 0 => sockets::find(sock),
+        found => found,
     };
+    let Some(record) = record else { return };
     let record = unsafe { &mut *record };
     if record.turn != turn {
         change(record, turn);
     }
 }
 
-/// A connection that was there before the programs were, and that the reader has not seen in a picture.
-#[inline(always)]
-fn meet(sock: u64) -> Option<*mut SocketRecord> {
+/// Remembers a connection that was there before the programs were; 0 if it is none. A function of its own, so that the
+/// verifier checks it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn meet(sock: u64) -> u64 {
     let family: u16 = probe(sock, Field::SockFamily);
     if family != AF_INET && family != AF_INET6 || probe::<u16>(sock, Field::SockProtocol) != IPPROTO_TCP {
-        return None;
+        return 0;
     }
-    // What is closed already is announced closed no more, and would stay in the map.
+    // What is closed already is announced closed no more, and would stay in the table.
     if !matches!(
         probe::<u8>(sock, Field::SockState) as u32,
         TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSE_WAIT
     ) {
-        return None;
+        return 0;
     }
     // Until the listeners are listed nobody can tell who connected.
-    unsafe { LISTENERS.get(&ListenerKeyRecord::LISTED) }?;
+    if flow::listed() == listed::NOT_YET {
+        return 0;
+    }
+    if take_told(sock) != 0 {
+        return 1;
+    }
     let head = Head::of(sock);
     let (net_ns, port) = (head.net_namespace(), head.local_port());
     let inbound = unsafe { LISTENERS.get(&ListenerKeyRecord { net_ns, port }) }.is_some();
-    let flow = if inbound {
+    let key = if inbound {
         FlowKeyRecord { address: [0; 16], tgid: current_process(), net_ns, port, direction: INBOUND }
     } else {
         FlowKeyRecord {
@@ -90,28 +98,32 @@ fn meet(sock: u64) -> Option<*mut SocketRecord> {
             direction: OUTBOUND,
         }
     };
-    let record = SocketRecord::new(flow, 0, socket_bits::ESTABLISHED);
-    let _ = SOCKETS.insert(&sock, &record, BPF_NOEXIST as u64);
-    let record = SOCKETS.get_ptr_mut(&sock);
-    if record.is_none() {
-        count(Counter::FlowsLost);
-    }
-    record
+    let direction = if inbound { socket_bits::INBOUND } else { 0 };
+    let mut record = SocketRecord::new(row(&key, Caller::Owner), 0, socket_bits::ESTABLISHED | direction);
+    record.net_ns = net_ns;
+    record.port = port;
+    remember(sock, &record);
+    1
 }
 
 #[inline(always)]
 fn change(record: &mut SocketRecord, turn: u32) {
     let first = record.turn == 0;
-    let inbound = record.flow.direction == INBOUND;
+    let inbound = record.bits & socket_bits::INBOUND != 0;
     let now = unsafe { bpf_ktime_get_ns() };
     record.turn = turn;
     record.turned_ns = now;
     if first && inbound {
         // Whoever uses it first owns it: the listener may have forked, or handed it over.
-        record.flow.tgid = current_process();
+        let process = current_process();
+        if flow(record.row).is_none_or(|flow| flow.process() != process) {
+            give(record, process, Caller::Owner);
+        }
         if record.bits & socket_bits::UNCOUNTED != 0 {
             record.bits &= !socket_bits::UNCOUNTED;
-            count_accepted(record, Caller::Owner);
+            if let Some(flow) = flow(record.row) {
+                count_accepted(record, flow);
+            }
         }
     }
     let asks = if inbound { turn::RECEIVED } else { turn::SENT };
@@ -130,7 +142,7 @@ fn change(record: &mut SocketRecord, turn: u32) {
     }
     record.period_turns += 1;
     if (record.period_turns <= SINGLE_TURNS || record.requests + record.responses >= GATHERED_TURNS)
-        && let Some(flow) = flow(&record.flow, Caller::Owner)
+        && let Some(flow) = flow(record.row)
     {
         flow.add_turns(record);
     }

@@ -6,9 +6,16 @@ use crate::COMM_LEN;
 pub const FLOW_STARTS: usize = 16;
 /// Classes of connect latency in a [`FlowRecord`]: class n holds those of less than 2^n microseconds.
 pub const FLOW_LATENCIES: usize = 28;
-/// Entries of the map of sockets: what is open at once, and was opened or used since the programs were attached.
-pub const MAX_SOCKETS: u32 = 131_072;
-/// Entries of the map of flows.
+/// Buckets of the table of sockets; a power of two.
+pub const SOCKET_BUCKETS: u32 = 16_384;
+/// Sockets in a bucket: their addresses and the bucket's claims fill a cache line.
+pub const SOCKET_WAYS: usize = 7;
+/// What the table of sockets can hold: what is open at once, and was opened or used since the programs were attached. A
+/// socket may lie in either of two buckets; beyond about half of this number some find both full.
+pub const MAX_SOCKETS: u32 = SOCKET_BUCKETS * SOCKET_WAYS as u32;
+/// Sockets that were open when the programs were attached, as far as they are told of them.
+pub const MAX_TOLD_SOCKETS: u32 = 65_536;
+/// Rows of the table of flows.
 pub const MAX_FLOWS: u32 = 16_384;
 /// Entries of the map of listeners.
 pub const MAX_LISTENERS: u32 = 16_384;
@@ -27,11 +34,18 @@ macro_rules! flow_counts {
     };
 }
 
+// What every connection counts comes first: CPUs that share a flow pass its cache lines to and fro.
 flow_counts! {
     /// Attempts begun; inbound, connections that the kernel accepted.
     Attempts;
     /// Attempts that became connections.
     Established;
+    /// Connections that ended after they were established.
+    Closed;
+    /// Requests begun.
+    Requests;
+    /// Answers begun.
+    Responses;
     /// Ended by ECONNREFUSED.
     Refused;
     /// Ended by ETIMEDOUT.
@@ -50,18 +64,12 @@ flow_counts! {
     ResetsSent;
     /// Connections that the kernel gave up.
     Broken;
-    /// Connections that ended after they were established.
-    Closed;
-    /// Of these, with a request that had no answer.
+    /// Connections that ended with a request that had no answer.
     Unanswered;
     /// Segments sent again.
     Retransmits;
     /// SYNs among them.
     SynRetransmits;
-    /// Requests begun.
-    Requests;
-    /// Answers begun.
-    Responses;
 }
 
 /// [`FlowKeyRecord::direction`]: this host's process connects.
@@ -96,6 +104,10 @@ const _: () = assert!(size_of::<FlowKeyRecord>() == 32);
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable))]
 #[repr(C)]
 pub struct FlowRecord {
+    /// Sockets in the table that count here.
+    pub sockets: u32,
+    /// The process, or 0.
+    pub tgid: u32,
     /// By [`FlowCount`].
     pub counts: [u64; FlowCount::ALL.len()],
     /// When the first attempt began, `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 if none was seen.
@@ -104,60 +116,83 @@ pub struct FlowRecord {
     pub starts_ns: [u64; FLOW_STARTS],
     /// Connect latency by class.
     pub latency: [u32; FLOW_LATENCIES],
-    /// Command name of the process; zeros if the entry was made by none of its own calls.
+    /// Command name of the process; zeros if the row was begun by none of its own calls.
     pub comm: [u8; COMM_LEN],
+    /// Zeros, up to a whole number of cache lines.
+    pub reserved: [u64; 5],
 }
 
-const _: () = assert!(
-    size_of::<FlowRecord>() == 8 * (FlowCount::ALL.len() + 1 + FLOW_STARTS) + 4 * FLOW_LATENCIES + COMM_LEN
-);
+const _: () = assert!(size_of::<FlowRecord>() == 7 * 64);
 
-/// What is remembered of an open socket, by the address of its `struct sock`.
+/// What is remembered of an open socket: a cache line.
 #[derive(Clone, Copy)]
-#[cfg_attr(feature = "user", derive(zerocopy::IntoBytes, zerocopy::Immutable))]
 #[repr(C)]
 pub struct SocketRecord {
-    /// Its flow.
-    pub flow: FlowKeyRecord,
     /// When the attempt began; 0 if that was not seen.
     pub started_ns: u64,
     /// When it last turned between sending and receiving.
     pub turned_ns: u64,
     /// When the present period of counting its turns began.
     pub period_ns: u64,
+    /// The row of its flow, or [`NO_ROW`].
+    pub row: u32,
+    /// Network namespace inode,
+    pub net_ns: u32,
+    /// and local port of a connection that was accepted.
+    pub port: u32,
     /// Turns in this period.
     pub period_turns: u32,
     /// Requests that are not in the counts of its flow yet,
     pub requests: u32,
     /// and answers.
     pub responses: u32,
-    /// Zero.
-    pub reserved: u32,
     /// What it last did: 0 nothing yet, or one of [`turn`].
     pub turn: u32,
     /// See [`socket_bits`].
     pub bits: u32,
+    /// Zero.
+    pub reserved: u64,
 }
 
-const _: () = assert!(size_of::<SocketRecord>() == 32 + 24 + 24);
+const _: () = assert!(size_of::<SocketRecord>() == 64);
 
 impl SocketRecord {
     /// Of a socket on which nothing was seen to be exchanged.
-    pub const fn new(flow: FlowKeyRecord, started_ns: u64, bits: u32) -> Self {
+    pub const fn new(row: u32, started_ns: u64, bits: u32) -> Self {
         SocketRecord {
-            flow,
             started_ns,
             turned_ns: 0,
             period_ns: 0,
+            row,
+            net_ns: 0,
+            port: 0,
             period_turns: 0,
             requests: 0,
             responses: 0,
-            reserved: 0,
             turn: 0,
             bits,
+            reserved: 0,
         }
     }
 }
+
+/// [`SocketRecord::row`] of a socket of which it is not known yet whose it is.
+pub const NO_ROW: u32 = u32::MAX;
+
+/// What the reader tells of a socket that was open before the programs were attached.
+#[derive(Clone, Copy)]
+#[cfg_attr(feature = "user", derive(zerocopy::IntoBytes, zerocopy::Immutable))]
+#[repr(C)]
+pub struct ToldSocket {
+    /// Its flow.
+    pub flow: FlowKeyRecord,
+    /// See [`socket_bits`].
+    pub bits: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<ToldSocket>() == 40);
 
 /// Values of [`SocketRecord::turn`].
 pub mod turn {
@@ -177,6 +212,8 @@ pub mod socket_bits {
     pub const ANSWERED: u32 = 4;
     /// Accepted, and not yet counted, because it is not known by whom.
     pub const UNCOUNTED: u32 = 8;
+    /// This host's process accepted it.
+    pub const INBOUND: u32 = 16;
 }
 
 /// Key of the map of listeners.
@@ -190,7 +227,22 @@ pub struct ListenerKeyRecord {
     pub port: u32,
 }
 
-impl ListenerKeyRecord {
-    /// An entry that says that the listeners have been listed. Its value is 1 if turns are seen, else 0.
-    pub const LISTED: ListenerKeyRecord = ListenerKeyRecord { net_ns: 0, port: 0 };
+/// What [`ListenerKeyRecord`]s are to the programs.
+pub mod listed {
+    /// The listeners have not been listed yet.
+    pub const NOT_YET: u32 = 0;
+    /// They have been, and turns are not seen.
+    pub const WITHOUT_TURNS: u32 = 1;
+    /// They have been, and turns are seen.
+    pub const WITH_TURNS: u32 = 2;
+}
+
+/// Indices of the map by which the reader tells the programs how far it is.
+pub mod reader_state {
+    /// 1 once connections are watched: until then the iterators need not look for them.
+    pub const WATCHING: u32 = 0;
+    /// See [`crate::listed`].
+    pub const LISTED: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
 }

@@ -10,7 +10,8 @@ mod record;
 
 pub use flow::{
     FLOW_LATENCIES, FLOW_STARTS, FlowCount, FlowKeyRecord, FlowRecord, INBOUND, ListenerKeyRecord, MAX_FLOWS,
-    MAX_LISTENERS, MAX_SOCKETS, OUTBOUND, SocketRecord, socket_bits, turn,
+    MAX_LISTENERS, MAX_SOCKETS, MAX_TOLD_SOCKETS, NO_ROW, OUTBOUND, SOCKET_BUCKETS, SOCKET_WAYS,
+    SocketRecord, ToldSocket, listed, reader_state, socket_bits, turn,
 };
 pub use offsets::{ABSENT, Field, KernelOffsets, Machine, Path};
 pub use record::{

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData, MapError, Queue};
 use rung_diagnosis::observation::{
     Comm, FdObject, FlowObservation, InetObservation, Picture, SocketId, View,
 };
 use rung_ebpf_common::{
-    FlowKeyRecord, INBOUND, ListenerKeyRecord, MAX_FLOWS, MAX_LISTENERS, MAX_SOCKETS, OUTBOUND, SocketRecord,
-    socket_bits,
+    FlowKeyRecord, INBOUND, ListenerKeyRecord, MAX_FLOWS, MAX_LISTENERS, MAX_TOLD_SOCKETS, OUTBOUND,
+    ToldSocket, listed, reader_state, socket_bits,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use zerocopy::IntoBytes;
@@ -33,13 +33,11 @@ const TURN_HOOKS: [&str; 2] = ["sock_send_length", "sock_recv_length"];
 
 /// Listeners come and go slowly, and finding their holders takes a look at every descriptor.
 const LISTENERS_INTERVAL: Duration = Duration::from_secs(1);
-/// Of the sockets of the first picture at most so many are told to the programs: the others are met when they are used.
-const MAX_TOLD: usize = MAX_SOCKETS as usize / 2;
-/// BPF_NOEXIST (include/uapi/linux/bpf.h): what a program noted meanwhile is newer.
-const NOEXIST: u64 = 1;
+/// Rows that the programs may begin until the table is read again.
+const SPARE_ROWS: u32 = 4096;
 
 const LISTENER_LEN: usize = size_of::<ListenerKeyRecord>();
-const SOCKET_LEN: usize = size_of::<SocketRecord>();
+const TOLD_LEN: usize = size_of::<ToldSocket>();
 
 /// Kernel state numbers (include/net/tcp_states.h).
 mod state {
@@ -56,6 +54,10 @@ pub(super) struct Connections {
     refused: Option<Unavailable>,
     turns_refused: Option<Unavailable>,
     table: FlowTable,
+    /// Rows that no key leads to any more, with the key that did: cleared once nothing counts there.
+    retired: Vec<(u32, [u8; KEY_LEN])>,
+    /// Rows from this number on have never been given to the programs.
+    untouched_row: u32,
     listeners: FxHashMap<ListenerKeyRecord, u32>,
     /// Names of the processes that listen.
     names: FxHashMap<u32, Comm>,
@@ -76,18 +78,34 @@ impl Connections {
                 }),
         };
         if turns_refused.is_none()
-            && let Some(Ok(mut watching)) = ebpf.map_mut("WATCHING").map(Array::<_, u32>::try_from)
-            && let Err(error) = watching.set(0, 1, 0)
+            && let Err(error) = tell_state(ebpf, reader_state::WATCHING, 1)
         {
             tracing::debug!(%error, "pictures do not tell which way connections last turned");
         }
-        Connections {
+        let mut connections = Connections {
             refused,
             turns_refused,
             table: FlowTable::default(),
+            retired: Vec::new(),
+            untouched_row: 0,
             listeners: FxHashMap::default(),
             names: FxHashMap::default(),
             listed_ns: None,
+        };
+        connections.spare_rows(ebpf);
+        connections
+    }
+
+    /// Gives the programs as many rows as they may need until the next time.
+    fn spare_rows(&mut self, ebpf: &mut Ebpf) {
+        let wanted = (self.table.len() as u32)
+            .saturating_add(SPARE_ROWS)
+            .min(MAX_FLOWS);
+        let Some(Ok(mut free)) = ebpf.map_mut("FREE_ROWS").map(Queue::<_, u32>::try_from) else {
+            return;
+        };
+        while self.untouched_row < wanted && free.push(self.untouched_row, 0).is_ok() {
+            self.untouched_row += 1;
         }
     }
 
@@ -137,26 +155,32 @@ impl Connections {
             }
         }
         self.listeners = now;
-        let turns_seen = u32::from(self.turns_refused.is_none());
-        let _ = map.insert(bytes(&ListenerKeyRecord::LISTED), turns_seen.to_ne_bytes(), 0);
+        let how = match self.turns_refused {
+            None => listed::WITH_TURNS,
+            Some(_) => listed::WITHOUT_TURNS,
+        };
+        if let Err(error) = tell_state(ebpf, reader_state::LISTED, how) {
+            tracing::debug!(%error, "the programs do not know that the listeners are listed");
+        }
     }
 
     fn tell_sockets(&self, ebpf: &mut Ebpf, picture: &Picture, holders: &FxHashMap<SocketId, Holder>) {
-        let Some(mut map) = map::<8, SOCKET_LEN>(ebpf, "SOCKETS") else {
+        let Some(mut map) = map::<8, TOLD_LEN>(ebpf, "TOLD_SOCKETS") else {
             return;
         };
         let connections = picture.inet_sockets.iter().filter_map(|socket| {
-            let record = self.record(socket, holders.get(&socket.id)?)?;
-            Some((socket.id.0.to_ne_bytes(), bytes(&record)))
+            let told = self.told(socket, holders.get(&socket.id)?)?;
+            Some((socket.id.0.to_ne_bytes(), bytes(&told)))
         });
-        for (sock, record) in connections.take(MAX_TOLD) {
-            // One that is there already was noted by a program.
-            let _ = map.insert(sock, record, NOEXIST);
+        // The others are met when they are used.
+        for (sock, told) in connections.take(MAX_TOLD_SOCKETS as usize) {
+            // A program does not ask for what it noted itself.
+            let _ = map.insert(sock, told, 0);
         }
     }
 
     /// What a program would have noted of a connection, or of an attempt under way.
-    fn record(&self, socket: &InetObservation, holder: &Holder) -> Option<SocketRecord> {
+    fn told(&self, socket: &InetObservation, holder: &Holder) -> Option<ToldSocket> {
         let bits = match socket.state {
             state::SYN_SENT => 0,
             state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {
@@ -185,7 +209,11 @@ impl Connections {
             port,
             direction,
         };
-        socket.tcp.then(|| SocketRecord::new(flow, 0, bits))
+        socket.tcp.then_some(ToldSocket {
+            flow,
+            bits,
+            reserved: 0,
+        })
     }
 
     /// What was counted since the last call, and how many entries could not be read.
@@ -193,17 +221,45 @@ impl Connections {
         if self.refused.is_some() {
             return (Vec::new(), 0);
         }
-        let Some(mut map) = map::<KEY_LEN, ROW_LEN>(ebpf, "FLOWS") else {
+        let keys: Vec<([u8; KEY_LEN], [u8; 4])> = match map::<KEY_LEN, 4>(ebpf, "FLOWS") {
+            // A walk that restarts, because the entry it stands at was removed, must end.
+            Some(map) => map.iter().flatten().take(2 * MAX_FLOWS as usize).collect(),
+            None => return (Vec::new(), 0),
+        };
+        let Some(Ok(mut rows)) = ebpf.map_mut("FLOW_ROWS").map(Array::<_, [u8; ROW_LEN]>::try_from) else {
             return (Vec::new(), 0);
         };
-        // A walk that restarts, because the entry it stands at was removed, must end.
-        let rows = map.iter().flatten().take(2 * MAX_FLOWS as usize);
-        let mut read = self.table.update(rows, now_ns);
-        for key in &read.idle {
-            if map.remove(key).is_ok() {
-                self.table.forget(key);
+        let in_use = keys.iter().map(|(key, row)| (u32::from_ne_bytes(*row), *key));
+        let in_use = in_use.chain(self.retired.iter().copied());
+        let mut read = self.table.update(
+            in_use.filter_map(|(row, key)| Some((row, key, rows.get(&row, 0).ok()?))),
+            now_ns,
+        );
+        // No key has led to them since the last read, and no program runs that long.
+        let mut cleared = Vec::new();
+        self.retired.retain(|(row, _)| {
+            let rests = rows.get(row, 0).is_ok_and(|bytes| self.table.rests(*row, &bytes));
+            let is_clear = rests && rows.set(*row, [0; ROW_LEN], 0).is_ok();
+            if is_clear {
+                self.table.forget(*row);
+                cleared.push(*row);
+            }
+            !is_clear
+        });
+        if let Some(Ok(mut free)) = ebpf.map_mut("FREE_ROWS").map(Queue::<_, u32>::try_from) {
+            for row in cleared {
+                let _ = free.push(row, 0);
             }
         }
+        if let Some(mut map) = map::<KEY_LEN, 4>(ebpf, "FLOWS") {
+            let retired: Vec<u32> = self.retired.iter().map(|(row, _)| *row).collect();
+            for (row, key) in read.idle.iter().filter(|(row, _)| !retired.contains(row)) {
+                if map.remove(key).is_ok() {
+                    self.retired.push((*row, *key));
+                }
+            }
+        }
+        self.spare_rows(ebpf);
         for flow in read.flows.iter_mut().filter(|flow| flow.comm == Comm::default()) {
             if let Some(name) = self.names.get(&flow.key.pid) {
                 flow.comm = *name;
@@ -220,6 +276,16 @@ fn view(refused: Option<&Unavailable>) -> View {
             why: why.clone(),
             remedy: remedy.clone(),
         },
+    }
+}
+
+/// Sets one of [`reader_state`].
+fn tell_state(ebpf: &mut Ebpf, index: u32, value: u32) -> Result<(), MapError> {
+    match ebpf.map_mut("READER_STATE") {
+        Some(map) => Array::<_, u32>::try_from(map)?.set(index, value, 0),
+        None => Err(MapError::InvalidName {
+            name: "READER_STATE".into(),
+        }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Flows as the kernel's map holds them, and what was added to them since they were last read. Pure: bytes in,
+//! Flows as the kernel's table holds them, and what was added to them since they were last read. Pure: bytes in,
 //! observations out.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,7 @@ use rung_ebpf_common::{
     FLOW_LATENCIES, FLOW_STARTS, FlowCount, FlowKeyRecord, FlowRecord, INBOUND, MAX_FLOWS, OUTBOUND,
 };
 use rustc_hash::FxHashMap;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 const _: () = assert!(FLOW_LATENCIES == LATENCY_CLASSES && FLOW_STARTS == RECENT_STARTS);
 
@@ -19,20 +19,25 @@ pub(super) const KEY_LEN: usize = size_of::<FlowKeyRecord>();
 /// and of a value.
 pub(super) const ROW_LEN: usize = size_of::<FlowRecord>();
 
-/// An entry in which nothing was counted for so long is removed: a flow that wakes again gets a new one.
+/// A row in which nothing was counted for so long, and in which no open socket counts, is given up: a flow that wakes
+/// again gets a new one.
 const IDLE_NS: u64 = 60_000_000_000;
-/// The same when the map is fuller than [`CROWDED`].
+/// The same when the table is fuller than [`CROWDED`].
 const IDLE_CROWDED_NS: u64 = 2_000_000_000;
 const CROWDED: usize = MAX_FLOWS as usize / 2;
 
-/// What was read of each entry so far.
+/// A row of the table as it was read: its number, the flow's key, the counts.
+pub(super) type Row = (u32, [u8; KEY_LEN], [u8; ROW_LEN]);
+
+/// What was read of each row so far, by its number.
 #[derive(Default)]
 pub(super) struct FlowTable {
-    known: FxHashMap<FlowKeyRecord, Known>,
+    known: FxHashMap<u32, Known>,
     reads: u64,
 }
 
 struct Known {
+    key: FlowKeyRecord,
     record: FlowRecord,
     /// When something was last found to have been counted.
     changed_ns: u64,
@@ -40,24 +45,20 @@ struct Known {
     read: u64,
 }
 
-/// What one read of the map came to.
+/// What one read of the table came to.
 #[derive(Default)]
 pub(super) struct Read {
     /// What was added.
     pub(super) flows: Vec<FlowObservation>,
-    /// Entries to be removed from the map.
-    pub(super) idle: Vec<[u8; KEY_LEN]>,
-    /// Entries that make no sense.
+    /// Rows to be given up, with the keys that lead to them.
+    pub(super) idle: Vec<(u32, [u8; KEY_LEN])>,
+    /// Rows that make no sense.
     pub(super) damaged: u64,
 }
 
 impl FlowTable {
-    /// Takes the entries of the map; `now_ns` is `CLOCK_MONOTONIC`.
-    pub(super) fn update(
-        &mut self,
-        rows: impl Iterator<Item = ([u8; KEY_LEN], [u8; ROW_LEN])>,
-        now_ns: u64,
-    ) -> Read {
+    /// Takes the rows in use; `now_ns` is `CLOCK_MONOTONIC`.
+    pub(super) fn update(&mut self, rows: impl Iterator<Item = Row>, now_ns: u64) -> Read {
         self.reads += 1;
         let patience_ns = if self.known.len() > CROWDED {
             IDLE_CROWDED_NS
@@ -65,9 +66,9 @@ impl FlowTable {
             IDLE_NS
         };
         let mut read = Read::default();
-        for (key, row) in rows {
+        for (number, bytes, row) in rows {
             let decoded = (
-                FlowKeyRecord::read_from_bytes(&key),
+                FlowKeyRecord::read_from_bytes(&bytes),
                 FlowRecord::read_from_bytes(&row),
             );
             let (Ok(raw), Ok(record)) = decoded else {
@@ -78,31 +79,28 @@ impl FlowTable {
                 read.damaged += 1;
                 continue;
             };
-            let known = self.known.get(&raw);
+            let known = self.known.get(&number).filter(|known| known.key == raw);
             if known.is_some_and(|known| known.read == self.reads) {
                 // A map that changes while it is walked through shows an entry twice.
                 continue;
             }
-            // Counts never fall: if they did, the entry was made anew.
-            let before = known.filter(|known| !fell(&known.record, &record));
-            let changed = before.is_none_or(|known| known.record.counts != record.counts);
+            let changed = known.is_none_or(|known| known.record.counts != record.counts);
             if changed {
                 read.flows
-                    .push(difference(key, before.map(|known| &known.record), &record));
+                    .push(difference(key, known.map(|known| &known.record), &record));
             }
             let changed_ns = match known {
                 Some(known) if !changed => known.changed_ns,
                 _ => now_ns,
             };
-            if now_ns.saturating_sub(changed_ns) >= patience_ns
-                && let Ok(bytes) = raw.as_bytes().try_into()
-            {
-                read.idle.push(bytes);
+            if now_ns.saturating_sub(changed_ns) >= patience_ns && record.sockets == 0 {
+                read.idle.push((number, bytes));
             }
             let reads = self.reads;
             self.known.insert(
-                raw,
+                number,
                 Known {
+                    key: raw,
                     record,
                     changed_ns,
                     read: reads,
@@ -112,20 +110,26 @@ impl FlowTable {
         read
     }
 
-    /// An entry was removed from the map: if it comes again, it begins from zero.
-    pub(super) fn forget(&mut self, key: &[u8; KEY_LEN]) {
-        if let Ok(raw) = FlowKeyRecord::read_from_bytes(key) {
-            self.known.remove(&raw);
-        }
+    /// Whether nothing was counted in a row since it was last taken, and no socket counts there.
+    pub(super) fn rests(&self, row: u32, bytes: &[u8; ROW_LEN]) -> bool {
+        FlowRecord::read_from_bytes(bytes).is_ok_and(|now| {
+            now.sockets == 0
+                && self
+                    .known
+                    .get(&row)
+                    .is_some_and(|known| known.record.counts == now.counts)
+        })
     }
-}
 
-fn fell(before: &FlowRecord, now: &FlowRecord) -> bool {
-    before
-        .counts
-        .iter()
-        .zip(&now.counts)
-        .any(|(before, now)| now < before)
+    /// A row was cleared: if it comes again, it begins from zero.
+    pub(super) fn forget(&mut self, row: u32) {
+        self.known.remove(&row);
+    }
+
+    /// How many rows are in use.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
 }
 
 /// IPv4 addresses mapped into IPv6 come out as IPv4, as those of sockets do.
@@ -202,6 +206,8 @@ fn counter(flow: &mut FlowObservation, what: FlowCount) -> &mut u64 {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -217,11 +223,13 @@ mod tests {
         raw.as_bytes().try_into().unwrap()
     }
 
-    /// A row by the layout that the kernel side asserts: counts, first start, starts, latencies, name.
+    /// A row by the layout that the kernel side asserts: sockets, process, counts, first start, starts, latencies, name.
     fn row(counts: &[(FlowCount, u64)], starts: &[u64], latency: &[(usize, u32)]) -> [u8; ROW_LEN] {
         let mut row = [0; ROW_LEN];
         let counters = FlowCount::ALL.len();
-        let mut put = |at: usize, value: u64| row[at * 8..at * 8 + 8].copy_from_slice(&value.to_ne_bytes());
+        let mut put = |at: usize, value: u64| {
+            row[8 + at * 8..16 + at * 8].copy_from_slice(&value.to_ne_bytes());
+        };
         for (what, value) in counts {
             put(*what as usize, *value);
         }
@@ -229,11 +237,12 @@ mod tests {
         for (index, start) in starts.iter().enumerate() {
             put(counters + 1 + index % FLOW_STARTS, *start);
         }
-        let at = (counters + 1 + FLOW_STARTS) * 8;
+        let at = 8 + (counters + 1 + FLOW_STARTS) * 8;
         for (class, count) in latency {
             row[at + class * 4..at + class * 4 + 4].copy_from_slice(&count.to_ne_bytes());
         }
-        row[ROW_LEN - 16..ROW_LEN - 12].copy_from_slice(b"psql");
+        let name = at + FLOW_LATENCIES * 4;
+        row[name..name + 4].copy_from_slice(b"psql");
         row
     }
 
@@ -254,7 +263,7 @@ mod tests {
             &[100, 200, 300],
             &[(5, 1)],
         );
-        let read = table.update([(out, first)].into_iter(), SECOND);
+        let read = table.update([(0, out, first)].into_iter(), SECOND);
         let flow = &read.flows[0];
         assert_eq!(flow.key.address, "10.0.0.1:5432".parse().unwrap());
         assert_eq!((flow.key.pid, flow.comm.to_string().as_str()), (7, "psql"));
@@ -267,7 +276,7 @@ mod tests {
 
         assert!(
             table
-                .update([(out, first)].into_iter(), 2 * SECOND)
+                .update([(0, out, first)].into_iter(), 2 * SECOND)
                 .flows
                 .is_empty()
         );
@@ -281,7 +290,7 @@ mod tests {
             &[100, 200, 300, 400],
             &[(5, 1)],
         );
-        let read = table.update([(out, later)].into_iter(), 3 * SECOND);
+        let read = table.update([(0, out, later)].into_iter(), 3 * SECOND);
         let flow = &read.flows[0];
         assert_eq!((flow.attempts, flow.refused, flow.established), (1, 1, 0));
         assert_eq!(flow.recent_starts_ns, [400]);
@@ -296,7 +305,7 @@ mod tests {
             .map(|what| (*what, 1 << (*what as u32)))
             .collect();
         let read = FlowTable::default().update(
-            [(key(OUTBOUND, mapped()), row(&counts, &[], &[]))].into_iter(),
+            [(0, key(OUTBOUND, mapped()), row(&counts, &[], &[]))].into_iter(),
             SECOND,
         );
         let mut flow = read.flows[0].clone();
@@ -306,61 +315,79 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_met_twice_in_one_read_counts_once() {
-        let entry = (
+    fn a_row_met_twice_in_one_read_counts_once() {
+        let met = (
+            3,
             key(OUTBOUND, mapped()),
             row(&[(FlowCount::Attempts, 5)], &[], &[]),
         );
-        let read = FlowTable::default().update([entry, entry].into_iter(), SECOND);
+        let read = FlowTable::default().update([met, met].into_iter(), SECOND);
         assert_eq!(read.flows.len(), 1);
     }
 
     #[test]
-    fn idle_entries_are_removed_and_begin_anew() {
+    fn idle_rows_are_given_up_and_begin_anew() {
         let mut table = FlowTable::default();
-        let entry = (
+        let met = (
+            3,
             key(INBOUND, Ipv6Addr::UNSPECIFIED),
             row(&[(FlowCount::Attempts, 5)], &[], &[]),
         );
-        assert!(table.update([entry].into_iter(), SECOND).idle.is_empty());
+        assert!(table.update([met].into_iter(), SECOND).idle.is_empty());
+        let early = table.update([met].into_iter(), SECOND + IDLE_NS - 1);
+        assert!(early.idle.is_empty());
+        let read = table.update([met].into_iter(), SECOND + IDLE_NS);
+        assert_eq!(read.idle, [(3, met.1)]);
         assert!(
-            table
-                .update([entry].into_iter(), SECOND + IDLE_NS - 1)
-                .idle
-                .is_empty()
+            table.update([met].into_iter(), 2 * IDLE_NS).flows.is_empty(),
+            "still there"
         );
-        let read = table.update([entry].into_iter(), SECOND + IDLE_NS);
-        assert_eq!(read.idle, [entry.0]);
+        assert!(table.rests(3, &met.2));
+        let later = row(&[(FlowCount::Attempts, 6)], &[], &[]);
         assert!(
-            table.update([entry].into_iter(), 2 * IDLE_NS).flows.is_empty(),
-            "still there: it could not be removed"
+            !table.rests(3, &later),
+            "something was counted after it was given up"
         );
-        table.forget(&entry.0);
-        let anew = (entry.0, row(&[(FlowCount::Attempts, 5)], &[], &[]));
-        assert_eq!(table.update([anew].into_iter(), 3 * IDLE_NS).flows[0].attempts, 5);
-        let fewer = (entry.0, row(&[(FlowCount::Attempts, 2)], &[], &[]));
-        assert_eq!(
-            table.update([fewer].into_iter(), 4 * IDLE_NS).flows[0].attempts,
-            2
-        );
+        table.forget(3);
+        assert!(!table.rests(3, &met.2));
+        let anew = (3, met.1, row(&[(FlowCount::Attempts, 2)], &[], &[]));
+        assert_eq!(table.update([anew].into_iter(), 3 * IDLE_NS).flows[0].attempts, 2);
+    }
+
+    #[test]
+    fn a_row_in_which_a_socket_counts_is_kept() {
+        let mut table = FlowTable::default();
+        let mut held = row(&[(FlowCount::Attempts, 1)], &[], &[]);
+        held[..4].copy_from_slice(&1u32.to_ne_bytes());
+        let held = (0, key(OUTBOUND, mapped()), held);
+        table.update([held].into_iter(), SECOND);
+        assert!(table.update([held].into_iter(), 10 * IDLE_NS).idle.is_empty());
+        assert!(!table.rests(0, &held.2));
+    }
+
+    #[test]
+    fn another_flow_in_the_same_row_begins_from_zero() {
+        let mut table = FlowTable::default();
+        let counts = row(&[(FlowCount::Attempts, 5)], &[], &[]);
+        table.update([(0, key(OUTBOUND, mapped()), counts)].into_iter(), SECOND);
+        let other = (0, key(INBOUND, Ipv6Addr::UNSPECIFIED), counts);
+        assert_eq!(table.update([other].into_iter(), 2 * SECOND).flows[0].attempts, 5);
     }
 
     #[test]
     fn hostile_bytes_are_counted_and_never_panic() {
         let mut table = FlowTable::default();
-        let bad_direction = (key(9, mapped()), [0; ROW_LEN]);
-        let mut bad_port = (key(OUTBOUND, mapped()), [0; ROW_LEN]);
-        bad_port.0[24..28].copy_from_slice(&70_000u32.to_ne_bytes());
+        let bad_direction = (0, key(9, mapped()), [0; ROW_LEN]);
+        let mut bad_port = (1, key(OUTBOUND, mapped()), [0; ROW_LEN]);
+        bad_port.1[24..28].copy_from_slice(&70_000u32.to_ne_bytes());
         let read = table.update([bad_direction, bad_port].into_iter(), SECOND);
         assert_eq!((read.flows.len(), read.damaged), (0, 2));
-        let full = (key(OUTBOUND, mapped()), [0xff; ROW_LEN]);
+        let full = (2, key(OUTBOUND, mapped()), [0xff; ROW_LEN]);
         assert_eq!(
             table.update([full].into_iter(), u64::MAX).flows[0].attempts,
             u64::MAX
         );
-        assert_eq!(
-            table.update([(full.0, [0; ROW_LEN])].into_iter(), 0).flows[0].attempts,
-            0
-        );
+        let empty = (2, full.1, [0; ROW_LEN]);
+        assert_eq!(table.update([empty].into_iter(), 0).flows[0].attempts, 0);
     }
 }
