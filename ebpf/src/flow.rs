@@ -21,6 +21,11 @@ static FLOWS: HashMap<FlowKeyRecord, u32> = HashMap::with_max_entries(MAX_FLOWS,
 #[map]
 static FLOW_ROWS: Array<FlowRecord> = Array::with_max_entries(MAX_FLOWS, PAGE_ALIGNED);
 
+/// Where a flow's row was found last, by a hash of its key: a look into the map of flows costs several times as much. The
+/// upper half of a hint is the epoch in which it holds.
+#[map]
+static ROW_HINTS: Array<u64> = Array::with_max_entries(rung_ebpf_common::ROW_HINTS, 0);
+
 /// Numbers of rows that hold nothing. Filled by the reader.
 #[map]
 static FREE_ROWS: Queue<u32> = Queue::with_max_entries(MAX_FLOWS, 0);
@@ -101,8 +106,7 @@ impl Head {
         if self.get::<u16>(Field::SockFamily) != AF_INET {
             return self.get(Field::SockRemote6);
         }
-        let four: [u8; 4] = self.get(Field::SockRemote4);
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, four[0], four[1], four[2], four[3]]
+        unsafe { core::mem::transmute(mapped(self.get(Field::SockRemote4))) }
     }
 
     /// The remote port.
@@ -118,9 +122,49 @@ impl Head {
     }
 }
 
+/// An IPv4 address, as it lies in memory, mapped into IPv6 (RFC 4291, 2.5.5.2).
+#[inline(always)]
+pub fn mapped(address: u32) -> [u64; 2] {
+    [0, 0xffff_0000 | (address as u64) << 32]
+}
+
 /// The row of a flow, begun if there is none yet; [`NO_ROW`] if there is no room.
 #[inline(always)]
 pub fn row(key: &FlowKeyRecord, caller: Caller) -> u32 {
+    // Before anything is looked up: what is found after the reader took a row away is never hinted at.
+    let epoch = READER_STATE.get(reader_state::EPOCH).copied().unwrap_or(0);
+    let hint = ROW_HINTS.get_ptr_mut(key_hash(key));
+    if let Some(hint) = hint {
+        let hint = unsafe { hint.read_volatile() };
+        if (hint >> 32) as u32 == epoch && flow(hint as u32).is_some_and(|flow| flow.is_of(key)) {
+            return hint as u32;
+        }
+    }
+    let row = find_row(key, caller);
+    if let Some(hint) = hint
+        && row != NO_ROW
+    {
+        unsafe { hint.write_volatile((epoch as u64) << 32 | row as u64) };
+    }
+    row
+}
+
+#[inline(always)]
+fn words(key: &FlowKeyRecord) -> *const [u64; 4] {
+    (&raw const *key).cast()
+}
+
+/// An index of a hint.
+#[inline(always)]
+fn key_hash(key: &FlowKeyRecord) -> u32 {
+    let words = unsafe { *words(key) };
+    let mixed = (words[0] ^ words[1].rotate_left(16) ^ words[2].rotate_left(32) ^ words[3])
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as u32 & (rung_ebpf_common::ROW_HINTS - 1)
+}
+
+#[inline(always)]
+fn find_row(key: &FlowKeyRecord, caller: Caller) -> u32 {
     if let Some(row) = unsafe { FLOWS.get(key) } {
         return *row;
     }
@@ -140,7 +184,10 @@ pub fn row(key: &FlowKeyRecord, caller: Caller) -> u32 {
         };
     }
     if let Some(Flow(record)) = flow(row) {
-        unsafe { (*record).tgid = key.tgid };
+        unsafe {
+            (*record).tgid = key.tgid;
+            (*record).key = *key;
+        }
         if caller == Caller::Owner {
             let leader: u64 = probe(unsafe { bpf_get_current_task() }, Field::TaskGroupLeader);
             unsafe { (*record).comm = probe::<[u8; COMM_LEN]>(leader, Field::TaskComm) };
@@ -163,6 +210,12 @@ impl Flow {
     #[inline(always)]
     pub fn add(self, what: FlowCount) {
         unsafe { increase(&raw mut (*self.0).counts[what as usize], 1u64) };
+    }
+
+    #[inline(always)]
+    fn is_of(self, key: &FlowKeyRecord) -> bool {
+        let (own, other) = unsafe { (*words(&(*self.0).key), *words(key)) };
+        own[0] == other[0] && own[1] == other[1] && own[2] == other[2] && own[3] == other[3]
     }
 
     /// The process whose flow it is, or 0.

@@ -5,18 +5,20 @@
 //! TCP_SYN_SENT (tcp_v4_connect(), tcp_v6_connect()), and the local port's number (`inet_num`) is already cleared when
 //! TCP_CLOSE is announced (tcp_set_state()), while `inet_sport` remains.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::macros::{map, raw_tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
 use rung_ebpf_common::{
     Field, FlowCount, FlowKeyRecord, INBOUND, ListenerKeyRecord, MAX_TOLD_SOCKETS, NO_ROW, OUTBOUND,
     SocketRecord, ToldSocket, listed, socket_bits, turn,
 };
 
-use crate::flow::{self, Caller, Flow, Head, IPPROTO_TCP, LISTENERS, current_process, flow, row};
-use crate::kernel::{argument, probe};
+use crate::flow::{self, AF_INET, Caller, Flow, IPPROTO_TCP, LISTENERS, current_process, flow, mapped, row};
+use crate::kernel::{Word, argument, probe, read, read_plus};
 use crate::sockets;
 
 /// include/net/tcp_states.h.
@@ -63,10 +65,24 @@ static TOLD_SOCKETS: HashMap<u64, ToldSocket> =
     HashMap::with_max_entries(MAX_TOLD_SOCKETS, BPF_F_NO_PREALLOC);
 
 /// TP_PROTO(const struct sock *sk, const int oldstate, const int newstate), include/trace/events/sock.h
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn inet_sock_set_state(context: RawTracePointContext) -> i32 {
-    let (old, new) = (argument(&context, 1) as u32, argument(&context, 2) as u32);
-    let sock = argument(&context, 0);
+///
+/// Most events of a connection come here, so this one hook is of the kind whose arguments the verifier knows by type.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(context: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (context.arg(1), context.arg(2));
+    let (old, new) = (old as u32, new as u32);
+    if !matches!(new, TCP_ESTABLISHED | TCP_SYN_SENT | TCP_FIN_WAIT1 | TCP_CLOSE) {
+        return 0;
+    }
+    let pointer: *const c_void = context.arg(0);
+    let Some(number) = NUMBER_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let sock = Sock {
+        typed: pointer as u64,
+        address: unsafe {
+            number.write_volatile(pointer as u64);
+            number.read_volatile()
+        },
+    };
     match new {
         TCP_ESTABLISHED if old == TCP_SYN_SENT => establish(sock),
         TCP_ESTABLISHED if old == TCP_SYN_RECV => accept(sock),
@@ -78,25 +94,59 @@ pub fn inet_sock_set_state(context: RawTracePointContext) -> i32 {
     0
 }
 
+/// A `struct sock` by its type, and its address as a number: the verifier lets nobody calculate with pointers.
+#[derive(Clone, Copy)]
+struct Sock {
+    typed: u64,
+    address: u64,
+}
+
+impl Sock {
+    #[inline(always)]
+    fn get<T: Word>(self, field: Field) -> T {
+        read(self.typed, field)
+    }
+
+    /// The inode number of its network namespace.
+    #[inline(always)]
+    fn net_namespace(self) -> u32 {
+        read(self.get::<u64>(Field::SockNet), Field::NetInum)
+    }
+
+    /// The remote address; IPv4 is mapped into IPv6.
+    #[inline(always)]
+    fn remote_address(self) -> [u8; 16] {
+        let words: [u64; 2] = if self.get::<u16>(Field::SockFamily) == AF_INET {
+            mapped(self.get(Field::SockRemote4))
+        } else {
+            [read_plus(self.typed, Field::SockRemote6, 0), read_plus(self.typed, Field::SockRemote6, 8)]
+        };
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
+/// Where a pointer becomes a number.
+#[map]
+static NUMBER_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// connect(2) is about to send a SYN.
 #[inline(always)]
-fn begin(sock: u64) {
-    if probe::<u16>(sock, Field::SockProtocol) != IPPROTO_TCP {
+fn begin(sock: Sock) {
+    if sock.get::<u16>(Field::SockProtocol) != IPPROTO_TCP {
         return;
     }
     let now = unsafe { bpf_ktime_get_ns() };
-    let head = Head::of(sock);
     let key = FlowKeyRecord {
-        address: head.remote_address(),
+        address: sock.remote_address(),
         tgid: current_process(),
-        net_ns: head.net_namespace(),
-        port: head.remote_port(),
+        net_ns: sock.net_namespace(),
+        port: u16::from_be(sock.get(Field::SockRemotePort)) as u32,
         direction: OUTBOUND,
     };
     let record = SocketRecord::new(row(&key, Caller::Owner), now, 0);
     if let Some(flow) = flow(record.row) {
         flow.begin(now);
-        remember(sock, &record);
+        remember(sock.address, &record);
     }
 }
 
@@ -148,8 +198,8 @@ pub extern "C" fn take_told(sock: u64) -> u64 {
 
 /// The peer accepted.
 #[inline(always)]
-fn establish(sock: u64) {
-    let Some(record) = known(sock) else { return };
+fn establish(sock: Sock) {
+    let Some(record) = known(sock.address) else { return };
     let record = unsafe { &mut *record };
     record.bits |= socket_bits::ESTABLISHED;
     if let Some(flow) = flow(record.row) {
@@ -163,12 +213,12 @@ fn establish(sock: u64) {
 /// The last segment of a handshake has come. The process that will use the connection is known if one alone listens on the
 /// port, or else when it first receives or sends.
 #[inline(always)]
-fn accept(sock: u64) {
-    if probe::<u16>(sock, Field::SockProtocol) != IPPROTO_TCP {
+fn accept(sock: Sock) {
+    if sock.get::<u16>(Field::SockProtocol) != IPPROTO_TCP {
         return;
     }
-    let head = Head::of(sock);
-    let listener = ListenerKeyRecord { net_ns: head.net_namespace(), port: head.local_port() };
+    let port = sock.get::<u16>(Field::SockLocalPort) as u32;
+    let listener = ListenerKeyRecord { net_ns: sock.net_namespace(), port };
     let tgid = unsafe { LISTENERS.get(&listener) }.copied().unwrap_or(0);
     let counts = tgid != 0 || flow::listed() == listed::WITHOUT_TURNS;
     let bits =
@@ -182,7 +232,7 @@ fn accept(sock: u64) {
             count_accepted(&record, flow);
         }
     }
-    remember(sock, &record);
+    remember(sock.address, &record);
 }
 
 /// The flow of a connection that a process accepted.
@@ -214,11 +264,11 @@ pub fn count_accepted(record: &SocketRecord, flow: Flow) {
 /// The process closes, or shuts down, before its peer. A connection that is closed ends here for the process; what the
 /// kernel still does for it may take minutes.
 #[inline(always)]
-fn leave(sock: u64) {
-    if probe::<u8>(sock, Field::SockShutdown) != SHUT_BOTH {
+fn leave(sock: Sock) {
+    if sock.get::<u8>(Field::SockShutdown) != SHUT_BOTH {
         return;
     }
-    let Some(record) = known(sock) else { return };
+    let Some(record) = known(sock.address) else { return };
     let record = unsafe { &mut *record };
     if record.bits & (socket_bits::ESTABLISHED | socket_bits::ENDED | socket_bits::UNCOUNTED)
         == socket_bits::ESTABLISHED
@@ -230,8 +280,8 @@ fn leave(sock: u64) {
 }
 
 #[inline(always)]
-fn end(sock: u64, old: u32) {
-    let Some(record) = known(sock) else { return };
+fn end(sock: Sock, old: u32) {
+    let Some(record) = known(sock.address) else { return };
     let record = unsafe { &mut *record };
     if record.bits & socket_bits::UNCOUNTED != 0 {
         give(record, 0, Caller::Anybody);
@@ -239,12 +289,12 @@ fn end(sock: u64, old: u32) {
     if let Some(flow) = flow(record.row) {
         count_end(sock, old, record, flow);
     }
-    forget(sock);
+    forget(sock.address);
 }
 
 #[inline(always)]
-fn count_end(sock: u64, old: u32, record: &mut SocketRecord, flow: Flow) {
-    let error: i32 = probe(sock, Field::SockError);
+fn count_end(sock: Sock, old: u32, record: &mut SocketRecord, flow: Flow) {
+    let error: i32 = sock.get(Field::SockError);
     if record.bits & socket_bits::ESTABLISHED == 0 {
         flow.add(fate(sock, error));
         return;
@@ -266,7 +316,7 @@ fn count_end(sock: u64, old: u32, record: &mut SocketRecord, flow: Flow) {
         && let Some(closed) = LAST_CLOSED.get_ptr_mut(0)
     {
         unsafe {
-            (*closed).sock = sock;
+            (*closed).sock = sock.address;
             (*closed).row = record.row as u64;
         }
     }
@@ -274,10 +324,10 @@ fn count_end(sock: u64, old: u32, record: &mut SocketRecord, flow: Flow) {
 
 /// Why an attempt ended.
 #[inline(always)]
-fn fate(sock: u64, error: i32) -> FlowCount {
+fn fate(sock: Sock, error: i32) -> FlowCount {
     match error {
         // Without a port no SYN was sent; with one, the application closed the socket.
-        0 if probe::<u16>(sock, Field::InetSourcePort) == 0 => FlowCount::NoPort,
+        0 if probe::<u16>(sock.address, Field::InetSourcePort) == 0 => FlowCount::NoPort,
         0 => FlowCount::Aborted,
         ECONNREFUSED => FlowCount::Refused,
         ETIMEDOUT => FlowCount::TimedOut,
@@ -300,7 +350,7 @@ fn close(record: &mut SocketRecord, flow: Flow, forlorn: bool) {
 
 #[inline(always)]
 fn waits_long(record: &SocketRecord) -> bool {
-    record.turn == turn::SENT && unsafe { bpf_ktime_get_ns() }.wrapping_sub(record.turned_ns) >= GOODBYE_NS
+    record.turn == turn::SENT && unsafe { bpf_ktime_get_ns() }.wrapping_sub(record.sent_ns) >= GOODBYE_NS
 }
 
 /// TP_PROTO(const struct sock *sk, const struct sk_buff *skb, ...), include/trace/events/tcp.h

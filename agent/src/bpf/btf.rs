@@ -55,7 +55,8 @@ pub struct KernelTypes<'a> {
     /// Where each type begins in `types`; type ids count from 1.
     starts: Vec<u32>,
     structures: FxHashMap<&'a [u8], u32>,
-    functions: FxHashMap<&'a [u8], u32>,
+    /// Ids and kinds of functions and typedefs.
+    named: FxHashMap<&'a [u8], (u32, u32)>,
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -68,8 +69,8 @@ fn malformed(at: usize, what: &'static str) -> BtfError {
 }
 
 impl<'a> KernelTypes<'a> {
-    /// Indexes `data`, remembering the named structures and functions.
-    pub fn parse(data: &'a [u8], structures: &[&str], functions: &[&str]) -> Result<Self, BtfError> {
+    /// Indexes `data`, remembering some structures, and some functions and typedefs, by name.
+    pub fn parse(data: &'a [u8], structures: &[&str], named: &[&str]) -> Result<Self, BtfError> {
         if data.get(..2) != Some(&[0x9f, 0xeb]) {
             return Err(malformed(0, "the magic number 0xeb9f in little-endian order"));
         }
@@ -92,7 +93,7 @@ impl<'a> KernelTypes<'a> {
             strings,
             starts: Vec::with_capacity(types.len() / 24),
             structures: FxHashMap::default(),
-            functions: FxHashMap::default(),
+            named: FxHashMap::default(),
         };
         let mut at = 0;
         while at < types.len() {
@@ -103,21 +104,22 @@ impl<'a> KernelTypes<'a> {
             index.starts.push(at as u32);
             let id = index.starts.len() as u32;
             let kind = info >> 24 & 0x1f;
-            if kind == kind::STRUCT || kind == kind::FUNC {
-                let wanted = if kind == kind::STRUCT {
-                    structures
-                } else {
-                    functions
-                };
-                let name = index.string(name);
-                if wanted.iter().any(|wanted| wanted.as_bytes() == name) {
-                    let into = if kind == kind::STRUCT {
-                        &mut index.structures
-                    } else {
-                        &mut index.functions
-                    };
-                    into.entry(name).or_insert(id);
+            let is_among =
+                |wanted: &[&str], name: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == name);
+            match kind {
+                kind::STRUCT => {
+                    let name = index.string(name);
+                    if is_among(structures, name) {
+                        index.structures.entry(name).or_insert(id);
+                    }
                 }
+                kind::FUNC | kind::TYPEDEF => {
+                    let name = index.string(name);
+                    if is_among(named, name) {
+                        index.named.entry(name).or_insert((id, kind));
+                    }
+                }
+                _ => {}
             }
             at += TYPE_HEADER + trailer(kind, info).ok_or_else(|| malformed(at, "a known kind of type"))?;
         }
@@ -199,18 +201,18 @@ impl<'a> KernelTypes<'a> {
             .map(|(_, _, size)| size)
     }
 
-    /// The type id of a function.
-    pub fn function(&self, name: &str) -> Option<u32> {
-        self.functions.get(name.as_bytes()).copied()
+    /// The type id of a function or typedef.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.named.get(name.as_bytes()).map(|(id, _)| *id)
     }
 
-    /// BTF in which the functions found keep their ids, and every other type is a nameless placeholder: all that
-    /// aya needs to attach an iterator, at a small part of the memory and time.
-    pub fn functions_only(&self) -> Vec<u8> {
+    /// BTF in which the functions and typedefs found keep their ids, and every other type is a nameless placeholder: all
+    /// that aya needs to attach an iterator or a tracepoint, at a small part of the memory and time.
+    pub fn named_only(&self) -> Vec<u8> {
         let mut strings = vec![0u8];
-        let mut named: FxHashMap<u32, u32> = FxHashMap::default();
-        for (name, id) in &self.functions {
-            named.insert(*id, strings.len() as u32);
+        let mut named: FxHashMap<u32, (u32, u32)> = FxHashMap::default();
+        for (name, (id, kind)) in &self.named {
+            named.insert(*id, (strings.len() as u32, *kind));
             strings.extend_from_slice(name);
             strings.push(0);
         }
@@ -223,7 +225,7 @@ impl<'a> KernelTypes<'a> {
         }
         for id in 1..=last {
             let (name, kind) = match named.get(&id) {
-                Some(name) => (*name, kind::FUNC),
+                Some(named) => *named,
                 None => (0, kind::FWD),
             };
             for value in [name, kind << 24, 0] {
@@ -294,12 +296,12 @@ mod tests {
     fn functions_keep_their_ids_in_the_reduced_form() {
         let data = sample();
         let types = KernelTypes::parse(&data, &[], &["bpf_iter_x"]).unwrap();
-        assert_eq!(types.function("bpf_iter_x"), Some(6));
-        let reduced = types.functions_only();
+        assert_eq!(types.id("bpf_iter_x"), Some(6));
+        let reduced = types.named_only();
         assert_eq!(
             KernelTypes::parse(&reduced, &[], &["bpf_iter_x"])
                 .unwrap()
-                .function("bpf_iter_x"),
+                .id("bpf_iter_x"),
             Some(6)
         );
     }

@@ -33,6 +33,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/rung.bpf.o");
 const NESTED_REMEDY: &str = "run it in the host's PID namespace, as by `docker run --pid=host`";
 /// Where the kernel publishes its type information.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// What the kernel's type information calls the iterators and the tracepoint whose arguments are typed.
+const HOOKS: [&str; 3] = [
+    "bpf_iter_task",
+    "bpf_iter_task_file",
+    "btf_trace_inet_sock_set_state",
+];
 /// Each such iterator has to be made and read by itself: beyond so many, one walk over the whole host does it.
 const TABLES_ONE_BY_ONE: usize = 32;
 
@@ -77,6 +83,8 @@ pub struct ProgramCost {
 /// The loaded programs.
 pub struct BpfSource {
     ebpf: Ebpf,
+    /// Ids of the [`HOOKS`].
+    btf: Btf,
     source: Source,
     /// Why the memory of blocked threads is not read, if it is not.
     memory_refused: Option<String>,
@@ -99,8 +107,7 @@ impl BpfSource {
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             )
         })?;
-        let functions = ["bpf_iter_task", "bpf_iter_task_file"];
-        let types = KernelTypes::parse(&raw, &machine::structures(), &functions).map_err(|error| {
+        let types = KernelTypes::parse(&raw, &machine::structures(), &HOOKS).map_err(|error| {
             Unavailable::new(error.to_string(), "report this kernel's version to the project")
         })?;
         let (offsets, absent, usable) = machine::offsets(&types);
@@ -112,7 +119,7 @@ impl BpfSource {
         }
         let nested = nested_pid_namespace();
         let mut machine = machine::machine(&types, nested);
-        let btf = Btf::parse(&types.functions_only(), Endianness::Little).map_err(|error| {
+        let btf = Btf::parse(&types.named_only(), Endianness::Little).map_err(|error| {
             Unavailable::new(error.to_string(), "report this kernel's version to the project")
         })?;
         drop(types);
@@ -136,6 +143,7 @@ impl BpfSource {
         };
         Ok(BpfSource {
             ebpf,
+            btf,
             source,
             memory_refused,
             absent,
@@ -156,7 +164,7 @@ impl BpfSource {
             ));
         }
         if self.events.is_none() {
-            self.events = Some(events::Events::attach(&mut self.ebpf)?);
+            self.events = Some(events::Events::attach(&mut self.ebpf, &self.btf)?);
         }
         Ok(())
     }
@@ -170,10 +178,12 @@ impl BpfSource {
     /// (`kernel.bpf_stats_enabled`).
     pub fn event_costs(&self) -> Vec<ProgramCost> {
         let programs = self.ebpf.programs().filter_map(|(name, program)| {
-            let Program::RawTracePoint(program) = program else {
-                return None;
+            let info = match program {
+                Program::RawTracePoint(program) => program.info(),
+                Program::BtfTracePoint(program) => program.info(),
+                _ => return None,
             };
-            let info = program.info().ok()?;
+            let info = info.ok()?;
             Some(ProgramCost {
                 name: name.to_owned(),
                 run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),

@@ -15,6 +15,8 @@ pub const SOCKET_WAYS: usize = 7;
 pub const MAX_SOCKETS: u32 = SOCKET_BUCKETS * SOCKET_WAYS as u32;
 /// Sockets that were open when the programs were attached, as far as they are told of them.
 pub const MAX_TOLD_SOCKETS: u32 = 65_536;
+/// Hints where the rows of flows are; a power of two.
+pub const ROW_HINTS: u32 = 1024;
 /// Rows of the table of flows.
 pub const MAX_FLOWS: u32 = 16_384;
 /// Entries of the map of listeners.
@@ -118,8 +120,10 @@ pub struct FlowRecord {
     pub latency: [u32; FLOW_LATENCIES],
     /// Command name of the process; zeros if the row was begun by none of its own calls.
     pub comm: [u8; COMM_LEN],
-    /// Zeros, up to a whole number of cache lines.
-    pub reserved: [u64; 5],
+    /// The flow that counts here; zeros before there was one.
+    pub key: FlowKeyRecord,
+    /// Zero.
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 7 * 64);
@@ -130,10 +134,10 @@ const _: () = assert!(size_of::<FlowRecord>() == 7 * 64);
 pub struct SocketRecord {
     /// When the attempt began; 0 if that was not seen.
     pub started_ns: u64,
-    /// When it last turned between sending and receiving.
-    pub turned_ns: u64,
-    /// When the present period of counting its turns began.
-    pub period_ns: u64,
+    /// When a process that connected last turned from receiving to sending.
+    pub sent_ns: u64,
+    /// When the present period of counting its turns began, by the kernel's ticks (`jiffies_64`).
+    pub period: u64,
     /// The row of its flow, or [`NO_ROW`].
     pub row: u32,
     /// Network namespace inode,
@@ -161,8 +165,8 @@ impl SocketRecord {
     pub const fn new(row: u32, started_ns: u64, bits: u32) -> Self {
         SocketRecord {
             started_ns,
-            turned_ns: 0,
-            period_ns: 0,
+            sent_ns: 0,
+            period: 0,
             row,
             net_ns: 0,
             port: 0,
@@ -243,6 +247,8 @@ pub mod reader_state {
     pub const WATCHING: u32 = 0;
     /// See [`crate::listed`].
     pub const LISTED: u32 = 1;
+    /// How often rows were taken from their flows.
+    pub const EPOCH: u32 = 2;
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 }

@@ -10,7 +10,7 @@ mod record;
 
 pub use flow::{
     FLOW_LATENCIES, FLOW_STARTS, FlowCount, FlowKeyRecord, FlowRecord, INBOUND, ListenerKeyRecord, MAX_FLOWS,
-    MAX_LISTENERS, MAX_SOCKETS, MAX_TOLD_SOCKETS, NO_ROW, OUTBOUND, SOCKET_BUCKETS, SOCKET_WAYS,
+    MAX_LISTENERS, MAX_SOCKETS, MAX_TOLD_SOCKETS, NO_ROW, OUTBOUND, ROW_HINTS, SOCKET_BUCKETS, SOCKET_WAYS,
     SocketRecord, ToldSocket, listed, reader_state, socket_bits, turn,
 };
 pub use offsets::{ABSENT, Field, KernelOffsets, Machine, Path};

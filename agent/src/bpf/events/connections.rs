@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, Queue};
+use aya::{Btf, Ebpf};
 use rung_diagnosis::observation::{
     Comm, FdObject, FlowObservation, InetObservation, Picture, SocketId, View,
 };
@@ -21,7 +21,7 @@ use super::flows::{FlowTable, KEY_LEN, ROW_LEN};
 use super::hook;
 use crate::bpf::Unavailable;
 
-/// What happens to connections; all are there since 4.17.
+/// What happens to connections; all are there since 4.17, and typed arguments since 5.5.
 const CONNECTION_HOOKS: [&str; 4] = [
     "inet_sock_set_state",
     "tcp_retransmit_skb",
@@ -58,6 +58,8 @@ pub(super) struct Connections {
     retired: Vec<(u32, [u8; KEY_LEN])>,
     /// Rows from this number on have never been given to the programs.
     untouched_row: u32,
+    /// How often rows were taken from their flows.
+    epoch: u32,
     listeners: FxHashMap<ListenerKeyRecord, u32>,
     /// Names of the processes that listen.
     names: FxHashMap<u32, Comm>,
@@ -66,11 +68,11 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Attaches what this kernel has.
-    pub(super) fn attach(ebpf: &mut Ebpf) -> Self {
-        let refused = hook::attach_all(ebpf, &CONNECTION_HOOKS).err();
+    pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Self {
+        let refused = hook::attach_all(ebpf, btf, &CONNECTION_HOOKS).err();
         let turns_refused = match &refused {
             Some(refused) => Some(refused.clone()),
-            None => hook::attach_all(ebpf, &TURN_HOOKS)
+            None => hook::attach_all(ebpf, btf, &TURN_HOOKS)
                 .err()
                 .map(|error| Unavailable {
                     why: error.why,
@@ -88,6 +90,7 @@ impl Connections {
             table: FlowTable::default(),
             retired: Vec::new(),
             untouched_row: 0,
+            epoch: 0,
             listeners: FxHashMap::default(),
             names: FxHashMap::default(),
             listed_ns: None,
@@ -257,6 +260,12 @@ impl Connections {
                 if map.remove(key).is_ok() {
                     self.retired.push((*row, *key));
                 }
+            }
+        }
+        if !read.idle.is_empty() {
+            self.epoch = self.epoch.wrapping_add(1);
+            if let Err(error) = tell_state(ebpf, reader_state::EPOCH, self.epoch) {
+                tracing::debug!(%error, "hints to rows that were taken away stay");
             }
         }
         self.spare_rows(ebpf);

@@ -1,24 +1,31 @@
-//! Attaching programs to raw tracepoints. Each program is named for its hook.
+//! Attaching programs to tracepoints. Each program is named for its hook.
 
-use aya::Ebpf;
-use aya::programs::{ProgramError, RawTracePoint};
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf};
 
 use crate::bpf::{Unavailable, reason};
 
-/// Attaches the programs of some hooks; they are detached when `ebpf` is dropped.
-pub(super) fn attach_all(ebpf: &mut Ebpf, hooks: &[&str]) -> Result<(), Unavailable> {
-    hooks.iter().try_for_each(|hook| attach(ebpf, hook))
+/// Attaches the programs of some hooks; they are detached when `ebpf` is dropped. `btf` names those that are typed.
+pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf, hooks: &[&str]) -> Result<(), Unavailable> {
+    hooks.iter().try_for_each(|hook| attach(ebpf, btf, hook))
 }
 
-fn attach(ebpf: &mut Ebpf, hook: &str) -> Result<(), Unavailable> {
+fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &str) -> Result<(), Unavailable> {
     let failed = |error: ProgramError| {
         tracing::debug!(%error, hook, "the program is not attached");
         refused(hook, &error)
     };
-    let program = ebpf.program_mut(hook).ok_or_else(missing)?;
-    let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
-    program.attach(hook).map_err(failed)?;
+    match ebpf.program_mut(hook).ok_or_else(missing)? {
+        Program::RawTracePoint(program) => {
+            program.load().map_err(failed)?;
+            program.attach(hook).map_err(failed)?;
+        }
+        Program::BtfTracePoint(program) => {
+            program.load(hook, btf).map_err(failed)?;
+            program.attach().map_err(failed)?;
+        }
+        _ => return Err(missing()),
+    }
     Ok(())
 }
 

@@ -4,8 +4,8 @@ mod connections;
 mod flows;
 mod hook;
 
-use aya::Ebpf;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::{Btf, Ebpf};
 use rung_diagnosis::observation::{Comm, EventsObservation, ExitObservation, Picture, View};
 use rung_ebpf_common::{Counter, ExitRecord};
 use zerocopy::FromBytes;
@@ -26,11 +26,11 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
-        hook::attach_all(ebpf, &PROCESS_HOOKS)?;
+    pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, Unavailable> {
+        hook::attach_all(ebpf, btf, &PROCESS_HOOKS)?;
         let ring = ebpf.take_map("EXITS").ok_or_else(hook::missing)?;
         let exits = RingBuf::try_from(ring).map_err(|error| hook::refused("exits", &error))?;
-        let connections = Connections::attach(ebpf);
+        let connections = Connections::attach(ebpf, btf);
         Ok(Events {
             since_ns: clock::monotonic_ns(),
             seen: counters(ebpf),
