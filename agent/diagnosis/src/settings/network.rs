@@ -54,11 +54,16 @@ pub struct NetworkSettings {
     pub region_share: f64,
     /// Exchanges with more bytes a request than this are bulk transfers, for which distance does not count.
     pub bulk_bytes: u64,
-    /// The time over which the balance of traffic with a peer is compared: its second half with its first.
+    /// How far back the balance of traffic with a peer is looked at: what it was before, and what it is now,
     pub balance_window: Duration,
+    /// with at least so much time on either side of the change.
+    pub balance_length: Duration,
+    /// Where more goes in one direction and nothing else has changed it may be a backup or a copy: that has to go on for so
+    /// long.
+    pub balance_backup: Duration,
     /// How far off the ratio of bytes sent to bytes received has to be, as a factor,
     pub balance_factor: f64,
-    /// with so many bytes exchanged in each half.
+    /// with so many bytes exchanged on each side of the change.
     pub balance_bytes: u64,
 }
 
@@ -88,7 +93,9 @@ impl Default for NetworkSettings {
             region_requests: 3,
             region_share: 0.3,
             bulk_bytes: 256 << 10,
-            balance_window: Duration::from_secs(600),
+            balance_window: Duration::from_secs(1200),
+            balance_length: Duration::from_secs(60),
+            balance_backup: Duration::from_secs(300),
             balance_factor: 10.0,
             balance_bytes: 10 << 20,
         }
