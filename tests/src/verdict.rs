@@ -157,7 +157,7 @@ fn grounds(truth: &Truth, finding: &Finding<'_>) -> bool {
 
 /// What is said of the case's processes besides the truth: symptoms need a cause, anything else is wrong.
 fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
-    let mut alarms = Vec::new();
+    let mut alarms = false_notices(truth, report);
     for finding in report.findings().into_iter().filter(Finding::alarms) {
         let is = |mode: &Mode| mode.id() == finding.mode();
         let any = |holds: &dyn Fn(&Truth) -> bool| truth.incidents().any(holds);
@@ -183,6 +183,21 @@ fn false_alarms(truth: &Truth, cast: &[i32], report: &Report) -> Vec<String> {
         }
     }
     alarms
+}
+
+/// Notices of a twin's own mode about its innocents, if it must not have any.
+fn false_notices(truth: &Truth, report: &Report) -> Vec<String> {
+    let findings = report.findings().into_iter().filter(|finding| !finding.alarms());
+    findings
+        .filter(|finding| {
+            truth.incidents().any(|incident| {
+                incident.not_even_a_notice
+                    && incident.modes.iter().any(|mode| mode.id() == finding.mode())
+                    && incident.innocent.iter().any(|&pid| finding.names(pid))
+            })
+        })
+        .map(|finding| format!("false notice: {} names the innocent", finding.0["id"]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -382,7 +397,19 @@ mod tests {
         );
         let mut notice = finding(Mode::PipeStall, 7, 1.0);
         notice["severity"] = json!("notice");
-        assert_eq!(problems(&Truth::twin(Mode::PipeStall, [7]), &[notice]), "");
+        assert_eq!(
+            problems(&Truth::twin(Mode::PipeStall, [7]), std::slice::from_ref(&notice)),
+            ""
+        );
+        let quiet = |mode, pid| {
+            problems(
+                &Truth::twin(mode, [pid]).not_even_a_notice(),
+                std::slice::from_ref(&notice),
+            )
+        };
+        assert!(quiet(Mode::PipeStall, 7).contains("false notice"));
+        assert_eq!(quiet(Mode::PipeStall, 77), "");
+        assert_eq!(quiet(Mode::HalfOpen, 7), "");
     }
 
     #[test]
