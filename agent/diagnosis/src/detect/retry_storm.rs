@@ -146,7 +146,7 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         .map(|served| requests_in(&served.sum_from(from)))
         .filter(|requests| *requests > 0.0)
         .unwrap_or(successes + 1.0);
-    let allowed = asked * (1.0 + settings.retry_budget) / seconds.max(1.0);
+    let allowed = retry_pattern::within_budget(asked, settings.retry_budget) / seconds.max(1.0);
     let to = address_in_words(context, client.address);
     let comm = context.comm(pid);
     let sync = if in_step {
@@ -168,7 +168,7 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         Evidence::from_file("failing", percent, "%", source),
         Evidence::from_file("pattern", format!("{pattern}{sync}"), "", source),
         Evidence::from_file(
-            &format!("allowed_by_{:.0}%_retry_budget", settings.retry_budget * 100.0),
+            &retry_pattern::budget_signal(settings.retry_budget),
             allowed,
             "attempts/s",
             source,
@@ -193,7 +193,9 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         members: Vec::new(),
         since_ns: Some(first),
         summary: format!(
-            "{comm} ({pid}) tries {to} {rate:.0} times a second{through} and {percent:.0}% fail: {pattern}{sync}"
+            "{comm} ({pid}) tries {to} {rate:.0} times a second{through} and {percent:.0}% fail: {pattern}{sync}; \
+             a retry budget of {:.0}% would allow {allowed:.1}",
+            settings.retry_budget * 100.0
         ),
         evidence,
         chain_from: None,

@@ -56,6 +56,11 @@ fn ten_seconds_of_refused_attempts_are_a_storm_with_rate_pattern_and_budget() {
         assert!((9.5..=10.5).contains(&rate), "{rate}");
         // One request that is repeated, and a tenth of a retry for it.
         assert_eq!(fact(&found[0], "10%_retry_budget"), "0.1");
+        let summary = &found[0].summary;
+        assert!(
+            summary.ends_with("a retry budget of 10% would allow 0.1"),
+            "{summary}"
+        );
         assert_eq!(found[0].flow, Some((None, to.parse().unwrap())));
     }
 }
@@ -175,6 +180,18 @@ fn clients_that_were_set_off_by_one_event_are_in_step() {
         "{}",
         found[0].summary
     );
+}
+
+#[test]
+fn a_client_that_gets_through_now_and_then_is_allowed_a_tenth_more_than_that() {
+    let mut scene = client();
+    seconds(&mut scene, 12, |scene| tries(scene, 10, TO, 50, 40));
+    let found = drafts(&mut scene);
+    let allowed: f64 = fact(&found[0], "10%_retry_budget").parse().unwrap();
+    // Ten answered a second, and in ten seconds the one that it repeats.
+    assert!((10.9..11.3).contains(&allowed), "{allowed}");
+    let stated = format!("would allow {allowed:.1}");
+    assert!(found[0].summary.ends_with(&stated), "{}", found[0].summary);
 }
 
 #[test]
