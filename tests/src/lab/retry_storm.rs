@@ -109,8 +109,10 @@ fn storm(client: &Service, least_rate: f64) -> Result<Truth> {
         rate >= least_rate && failed + 1 >= attempts,
         "no storm: {rate:.1} attempts a second, {failed} of {attempts} failed"
     );
+    // Nothing gets through: of the one request that it repeats a budget allows hardly anything.
     Ok(Truth::fault(RetryStorm, client.pid(), since)
         .age_unknown()
+        .says("a retry budget of 10% would allow 0.1")
         .flow(client.address))
 }
 
