@@ -30,6 +30,10 @@ pub struct NetworkSettings {
     pub flapping_share: f64,
     /// See `flapping_resets`.
     pub flapping_window: Duration,
+    /// A smaller share flaps as well if the peer resets so many times as often as in the `flapping_window` before,
+    pub flapping_factor: f64,
+    /// for this time.
+    pub flapping_burst: Duration,
     /// Share of segments that had to be sent again,
     pub loss_share: f64,
     /// of at least so many.
@@ -81,6 +85,8 @@ impl Default for NetworkSettings {
             flapping_resets: 5,
             flapping_share: 0.5,
             flapping_window: Duration::from_secs(60),
+            flapping_factor: 10.0,
+            flapping_burst: Duration::from_secs(10),
             loss_share: 0.02,
             loss_segments: 100,
             far_client: Duration::from_millis(20),

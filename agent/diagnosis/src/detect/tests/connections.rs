@@ -183,6 +183,39 @@ fn connections_cut_off_by_the_peer_flap() {
     assert!(old.drafts(Mode::Flapping).is_empty(), "long over");
 }
 
+/// A minute and more of 200 answered connections a second, with `usual` resets in each tenth second; then ten seconds with
+/// these numbers of resets, second by second.
+fn busy(usual: u64, burst: [u64; 10]) -> Vec<crate::detect::Draft> {
+    let mut scene = Scene::new();
+    scene.process(100, "client");
+    scene.pass(1.0);
+    let mut second = |reset: u64| {
+        let flow = scene.flow(100, Direction::Outbound, "[fd00::2]:80");
+        (flow.attempts, flow.established, flow.closed) = (200, 200, 200);
+        (flow.resets_received, flow.unanswered, flow.responses) = (reset, reset, 200 - reset);
+        scene.pass(1.0);
+    };
+    (0..62).for_each(|at| second(if at % 10 == 0 { usual } else { 0 }));
+    burst.into_iter().for_each(&mut second);
+    scene.drafts(Mode::Flapping)
+}
+
+#[test]
+fn resets_at_ten_times_their_rate_of_the_minute_before_flap() {
+    let found = busy(1, [2; 10]);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].summary.contains("times as often as before"),
+        "{}",
+        found[0].summary
+    );
+    assert!(busy(1, [0; 10]).is_empty());
+    assert_eq!(busy(0, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]).len(), 1, "none before");
+    assert!(busy(0, [0, 0, 0, 1, 0, 1, 0, 1, 0, 1]).is_empty(), "four");
+    assert!(busy(3, [2; 10]).is_empty(), "seven times as often");
+    assert!(busy(0, [0, 0, 0, 90, 0, 0, 0, 0, 0, 0]).is_empty(), "a restart");
+}
+
 #[test]
 fn a_peer_on_this_host_is_to_blame_for_cutting_off() {
     let mut scene = cycles(9, 9, 0, Direction::Outbound);
