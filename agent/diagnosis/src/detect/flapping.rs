@@ -56,6 +56,8 @@ struct Cycles {
 
 /// Resets come in so many different steps of a second: one event, as when a server is restarted, is over in one or two.
 const BURST_STEPS: usize = 3;
+/// What a span may lack, as steps begin and end within it.
+const EDGES_SECONDS: f64 = 2.5;
 
 /// Connections that are cut off, at least half of those that end.
 fn most(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
@@ -75,8 +77,8 @@ fn burst(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
     let (burst, window) = (settings.flapping_burst, settings.flapping_window);
     let now = Span::of(context, history, Duration::ZERO, burst);
     let before = Span::of(context, history, burst, burst + window);
-    // Without a minute there is no mean of one.
-    if before.seconds + 1.0 < window.as_secs_f64() || now.seconds <= 0.0 {
+    // Without a minute there is no mean of one. At either end a step may reach beyond it.
+    if before.seconds + EDGES_SECONDS < window.as_secs_f64() || now.seconds <= 0.0 {
         return None;
     }
     let mean = before.reset as f64 / before.seconds;
