@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct NetworkSettings {
     /// A connection attempt whose first packet was sent again so often gets no answer.
     pub syn_retransmits: u8,
+    /// Nobody on the wire may have the address: then the network says so after three seconds. An attempt under way has to
+    /// be older than this, be its first packet sent again or not (arp(7): three questions, a second apart).
+    pub unreachable_after: Duration,
     /// An attempt that waited for this long without an answer counts, also if the application then gave it up.
     pub connect_patience: Duration,
     /// So many such attempts to one destination, and none that was answered, are reported.
@@ -75,6 +78,7 @@ impl Default for NetworkSettings {
     fn default() -> Self {
         NetworkSettings {
             syn_retransmits: 2,
+            unreachable_after: Duration::from_millis(3200),
             connect_patience: Duration::from_millis(400),
             unanswered_attempts: 2,
             refused_attempts: 3,

@@ -107,7 +107,7 @@ fn a_peer_that_takes_no_connections_while_others_do_is_cut_off_too() {
     let mut scene = talking(&["10.99.0.2:80", "10.99.0.3:80"]);
     let socket = scene.socket(100, 9, TCP_SYN_SENT, "10.99.0.1:41000", "10.99.0.4:80");
     let figures = socket.figures.as_mut().unwrap();
-    (figures.retransmits, figures.unanswered_ms) = (2, Some(2000));
+    (figures.retransmits, figures.unanswered_ms) = (2, Some(3300));
     let report = scene.report();
     let modes: Vec<Mode> = report.findings.iter().map(|one| one.mode).collect();
     assert_eq!(modes, [Mode::Partition, Mode::ConnectTimeout]);
