@@ -17,7 +17,7 @@ use super::truth::{Certainty, Trigger, Truth};
 /// A minute before the shift, a minute after it, and something for the steps of the samples between.
 const WINDOW_SECONDS: u64 = 150;
 /// The shift comes so long after the trigger is pulled, which is when a third of the window is over.
-const REST: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(20);
 const PORT: u16 = 7010;
 
 /// Bytes out and in, ten times a second at most.
