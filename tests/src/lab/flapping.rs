@@ -40,6 +40,15 @@ pub(crate) const CASES: &[Case] = &[
     .needs(NETWORK)
     .look_seconds(MINUTE_AND_BURST)
     .beyond_procfs(),
+    Case::fault(
+        "flapping-command-after-command",
+        Flapping,
+        "a server resets each connection of a shell's loop over a client",
+        commands,
+    )
+    .needs(NETWORK)
+    .look_seconds(12)
+    .beyond_procfs(),
     Case::twin(
         "flapping-twin-some-always",
         Flapping,
@@ -133,6 +142,27 @@ fn resets(stage: &mut Stage, family: Family) -> Result<Truth> {
     // Either end shows it: the server's process is at fault, the client's flow is where it is measured.
     let truth = Truth::fault(Flapping, serves.pid, since).or_subject(visits.pid);
     Ok(truth.says(to.ip().to_string()).age_unknown())
+}
+
+fn commands(stage: &mut Stage) -> Result<Truth> {
+    let [near, far] = stage.network(["near", "far"])?;
+    let to = far.port(Family::V4, PORT);
+    let serves = server(stage, &far, to, "reset")?;
+    let client = format!(
+        "import socket; socket.create_connection((\"{}\", {PORT})).recv(1)",
+        to.ip()
+    );
+    let python = super::programs::python()?;
+    let script = format!(
+        "end=$(($(date +%s) + RUNG_LAB_SECONDS)); \
+         while [ $(date +%s) -lt $end ]; do {} -S -c '{client}' 2>/dev/null; sleep 0.5; done",
+        python.display()
+    );
+    let play = stage.sh(&script)?.on(&near)?;
+    let shell = stage.start(play)?;
+    let since = peers::until("the server sends three resets", || Ok(resets_sent(&serves) >= 3))?;
+    let truth = Truth::fault(Flapping, serves.pid, since).or_subject(shell.pid);
+    Ok(truth.says(to.to_string()).age_unknown())
 }
 
 fn short(stage: &mut Stage, serve: &str, visit: &str) -> Result<Truth> {

@@ -19,12 +19,14 @@
 //! RFC 9293, 3.5.2 (reset generation); socket(7), SO_LINGER. Who closed first is not counted: a peer that accepts and then
 //! closes in an orderly way cannot be told from a client that has said all it had to say, and is left in peace.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Context, Detector, Draft, peer};
 use crate::finding::{Evidence, Role};
 use crate::mode::Mode;
-use crate::observation::{Direction, FlowKey, Signal};
+use crate::observation::{Comm, Direction, FlowKey, Signal};
 use crate::window::{FlowHistory, FlowStep};
 
 pub(super) const DETECTOR: Detector = Detector {
@@ -37,11 +39,32 @@ pub(super) const DETECTOR: Detector = Detector {
 };
 
 fn detect(context: &Context<'_>) -> Vec<Draft> {
-    let flows = context.window.network.flows.iter();
-    flows
-        .filter(|(key, _)| key.direction == Direction::Outbound)
-        .filter_map(|(key, history)| draft(context, key, history))
-        .collect()
+    let mut drafts = Vec::new();
+    // Processes that connect once or twice each, as a shell's loop over a client does, count together.
+    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<(&FlowKey, &FlowHistory)>> = BTreeMap::new();
+    for (key, history) in &context.window.network.flows {
+        if key.direction != Direction::Outbound {
+            continue;
+        }
+        let cycles = most(context, &[history]).or_else(|| burst(context, history));
+        match cycles {
+            Some(cycles) => drafts.push(draft(context, key, &cycles)),
+            None => {
+                let name = (key.net_ns, history.total.comm, key.address);
+                together.entry(name).or_default().push((key, history));
+            }
+        }
+    }
+    for flows in together.values().filter(|flows| flows.len() > 1) {
+        let histories: Vec<&FlowHistory> = flows.iter().map(|(_, history)| *history).collect();
+        let latest = flows
+            .iter()
+            .max_by_key(|(key, _)| (context.index.lives(key.pid), key.pid));
+        if let Some((cycles, (key, _))) = most(context, &histories).zip(latest) {
+            drafts.push(draft(context, key, &cycles));
+        }
+    }
+    drafts
 }
 
 /// What is wrong with the connections of a flow.
@@ -60,9 +83,9 @@ const BURST_STEPS: usize = 3;
 const EDGES_SECONDS: f64 = 2.5;
 
 /// Connections that are cut off, at least half of those that end.
-fn most(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
+fn most(context: &Context<'_>, flows: &[&FlowHistory]) -> Option<Cycles> {
     let settings = &context.settings.network;
-    let lately = Span::of(context, history, Duration::ZERO, settings.flapping_window);
+    let lately = Span::of(context, flows, Duration::ZERO, settings.flapping_window);
     let flaps = lately.reset >= settings.flapping_resets
         && lately.reset as f64 >= settings.flapping_share * lately.closed as f64
         // They come again: without new ones it is one event, as when a server is restarted.
@@ -75,8 +98,8 @@ fn most(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
 fn burst(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
     let settings = &context.settings.network;
     let (burst, window) = (settings.flapping_burst, settings.flapping_window);
-    let now = Span::of(context, history, Duration::ZERO, burst);
-    let before = Span::of(context, history, burst, burst + window);
+    let now = Span::of(context, &[history], Duration::ZERO, burst);
+    let before = Span::of(context, &[history], burst, burst + window);
     // Without a minute there is no mean of one. At either end a step may reach beyond it.
     if before.seconds + EDGES_SECONDS < window.as_secs_f64() || now.seconds <= 0.0 {
         return None;
@@ -92,9 +115,10 @@ fn burst(context: &Context<'_>, history: &FlowHistory) -> Option<Cycles> {
     flaps.then(|| now.cycles(Some(rate / mean.max(1.0 / before.seconds))))
 }
 
-/// Sums over a span of a flow.
+/// Sums over a span of a flow, or of several.
 struct Span {
     begin_ns: u64,
+    /// Length of the steps together.
     seconds: f64,
     reset: u64,
     /// Steps in which something was reset.
@@ -107,9 +131,9 @@ struct Span {
 
 impl Span {
     /// The steps that ended less than `to` ago, those that ended less than `from` ago left out.
-    fn of(context: &Context<'_>, history: &FlowHistory, from: Duration, to: Duration) -> Self {
+    fn of(context: &Context<'_>, flows: &[&FlowHistory], from: Duration, to: Duration) -> Self {
         let steps = || {
-            history.steps.iter().filter(|step| {
+            flows.iter().flat_map(|flow| &flow.steps).filter(|step| {
                 let age = context.age(step.to_ns);
                 (from.is_zero() || age >= from) && age < to
             })
@@ -144,8 +168,7 @@ impl Span {
     }
 }
 
-fn draft(context: &Context<'_>, key: &FlowKey, history: &FlowHistory) -> Option<Draft> {
-    let cycles = most(context, history).or_else(|| burst(context, history))?;
+fn draft(context: &Context<'_>, key: &FlowKey, cycles: &Cycles) -> Draft {
     let (pid, remote) = (key.pid, key.address);
     let comm = peer::comm(context, pid);
     let seconds = context.age(cycles.begin_ns).as_secs_f64();
@@ -191,5 +214,5 @@ fn draft(context: &Context<'_>, key: &FlowKey, history: &FlowHistory) -> Option<
     peer::add(&mut draft, Role::Peer, &[pid]);
     peer::add(&mut draft, Role::Listener, &listeners);
     draft.flow = Some((None, remote));
-    Some(draft)
+    draft
 }

@@ -183,6 +183,26 @@ fn connections_cut_off_by_the_peer_flap() {
     assert!(old.drafts(Mode::Flapping).is_empty(), "long over");
 }
 
+#[test]
+fn connections_of_one_command_after_another_flap_together() {
+    let drafts = |comms: [&str; 6]| {
+        let mut scene = Scene::new();
+        scene.pass(1.0);
+        for (pid, comm) in (100..).zip(comms) {
+            let flow = scene.flow(pid, Direction::Outbound, "[fd00::2]:80");
+            flow.comm = crate::observation::Comm::from_bytes(comm.as_bytes());
+            (flow.attempts, flow.established) = (1, 1);
+            (flow.resets_received, flow.closed) = (1, 1);
+            scene.pass(1.0);
+        }
+        scene.drafts(Mode::Flapping)
+    };
+    let found = drafts(["curl"; 6]);
+    assert_eq!((found.len(), found[0].subject.pid), (1, 105));
+    assert!(found[0].summary.contains("6 in"), "{}", found[0].summary);
+    assert!(drafts(["curl", "curl", "curl", "wget", "wget", "wget"]).is_empty());
+}
+
 /// A minute and more of 200 answered connections a second, with `usual` resets in each tenth second; then ten seconds with
 /// these numbers of resets, second by second.
 fn busy(usual: u64, burst: [u64; 10]) -> Vec<crate::detect::Draft> {
