@@ -21,10 +21,14 @@ def say(key, value):
     os.close(fd)
 
 
+def has_cue(cue):
+    """Whether the stage has given the cue."""
+    return os.path.exists(os.path.join(os.environ["RUNG_LAB_DIR"], cue))
+
+
 def wait_for_cue(cue):
     """Waits until the stage gives the cue."""
-    path = os.path.join(os.environ["RUNG_LAB_DIR"], cue)
-    while not os.path.exists(path):
+    while not has_cue(cue):
         time.sleep(0.002)
 
 

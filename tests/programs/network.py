@@ -9,6 +9,7 @@ network.py connect ADDRESS PORT | connect-impatient ADDRESS PORT GIVE_UP PAUSE |
            name-server ADDRESS HOW | resolve PAUSE"""
 
 import errno
+import itertools
 import os
 import select
 import socket
@@ -186,7 +187,7 @@ def visit(address, port, pause, how):
                     client.recv(64)
                 elif how == "wait":
                     client.recv(64)
-            except ConnectionResetError:
+            except ConnectionError:
                 pass
         visits.add()
         time.sleep(float(pause))
@@ -233,8 +234,8 @@ def listen(address, port, backlog):
 
 def serve(address, port, how):
     """Serves every client: `echo`; `sink` what comes; `doze` a second of every three while it sinks; be `deaf`; `reset`
-    or `close` at once; `leak` what the client has closed; `stream` to it every second, whether it has closed its side
-    or not."""
+    or `close` at once; `reset-some` after the cue `flap`, each fifth, and echo for the others; `leak` what the client
+    has closed; `stream` to it every second, whether it has closed its side or not."""
     server = tcp(address)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((address, int(port)))
@@ -258,7 +259,12 @@ def serve(address, port, how):
                 client.sendall(b"news")
 
 
+WELCOMED = itertools.count()
+
+
 def welcome(client, how, poll, clients):
+    some = how == "reset-some" and next(WELCOMED) % 5 == 0 and lab.has_cue("flap")
+    how = {"reset-some": "reset" if some else "echo"}.get(how, how)
     if how == "reset":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
     if how in ("reset", "close"):
@@ -272,7 +278,7 @@ def welcome(client, how, poll, clients):
 def answer(client, how, poll, clients):
     try:
         data = client.recv(1 << 20)
-        if data and how == "echo":
+        if data and how in ("echo", "reset-some"):
             client.sendall(data)
     except ConnectionError:
         data = b""

@@ -8,6 +8,7 @@ services.py load HOST PORT [...]                      clients that count what th
 Every one counts for itself in a file of its own (`Counts`), so that the lab knows the truth without rung.
 """
 
+import itertools
 import mmap
 import os
 import random
@@ -183,17 +184,17 @@ def mode():
 
 
 def leaf(host, *words):
-    """Modes: answer, slow SECONDS, close (without an answer), reset, refuse (no listener). `seconds`: of work for each
+    """Modes: answer, slow SECONDS, close (without an answer), some N (close each Nth), reset, refuse (no listener). `seconds`: of work for each
     request; `log`: bytes written to the standard output for each."""
     given = options(words, threads=64, backlog=128, seconds=0.0, log=0)
-    counts = Counts()
+    counts, asked = Counts(), itertools.count()
 
     def handle(client):
         counts.add("requests")
         kind, *rest = mode()
         if given["log"]:
             os.write(1, bytes(given["log"]))
-        if kind == "close":
+        if kind == "close" or kind == "some" and next(asked) % int(rest[0]) == 0:
             return False
         if kind == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

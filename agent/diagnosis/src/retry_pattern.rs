@@ -138,6 +138,17 @@ pub fn synchronised(own_ns: &[u64], others_ns: &[&[u64]]) -> bool {
     })
 }
 
+/// Attempts that a retry budget allows for so many requests: each once, and of all of them this share again (Google SRE
+/// Book, "Handling Overload").
+pub fn within_budget(requests: f64, share: f64) -> f64 {
+    requests * (1.0 + share)
+}
+
+/// The name under which evidence gives what a budget of this share would have allowed.
+pub fn budget_signal(share: f64) -> String {
+    format!("allowed_by_{:.0}%_retry_budget", share * 100.0)
+}
+
 fn intervals(starts_ns: &[u64]) -> Vec<f64> {
     let pairs = starts_ns.windows(2);
     pairs.map(|pair| pair[1].saturating_sub(pair[0]) as f64).collect()
@@ -163,6 +174,13 @@ mod tests {
             starts.push(at as u64);
         }
         starts
+    }
+
+    #[test]
+    fn a_budget_allows_each_request_once_and_a_share_of_them_again() {
+        assert!((within_budget(200.0, 0.1) - 220.0).abs() < 1e-9);
+        assert_eq!(within_budget(0.0, 0.1), 0.0);
+        assert_eq!(budget_signal(0.2), "allowed_by_20%_retry_budget");
     }
 
     #[test]

@@ -116,7 +116,9 @@ fn away(
 ) -> Result<Truth> {
     let circuit = circuit(stage, HERE, "probe=0.5")?;
     let cast = services::pids(&[&circuit.leaf, &circuit.tier, &circuit.client]);
-    let mut truth = Truth::twin(BreakerOpen, cast).tolerate(ConnectRefused);
+    let mut truth = Truth::twin(BreakerOpen, cast)
+        .tolerate(ConnectRefused)
+        .not_even_a_notice();
     truth.threshold = Duration::from_secs(AFTER_SECONDS);
     let dir = stage.dir().to_path_buf();
     truth.trigger = Some(Box::new(move || {

@@ -36,6 +36,13 @@ pub(crate) const CASES: &[Case] = &[
     )
     .needs(NETWORK),
     Case::twin(
+        "close-wait-twin-once",
+        CloseWaitLeak,
+        "twelve connections were left behind by one event, and none since",
+        once,
+    )
+    .needs(NETWORK),
+    Case::twin(
         "close-wait-twin-few",
         CloseWaitLeak,
         "three connections that were closed by their clients only",
@@ -80,6 +87,17 @@ fn half_closed(stage: &mut Stage) -> Result<Truth> {
     )?;
     let truth = Truth::twin(CloseWaitLeak, [serves.pid, reads.pid]);
     Ok(truth.threshold_seconds(OLD_SECONDS))
+}
+
+fn once(stage: &mut Stage) -> Result<Truth> {
+    let [near, far] = stage.network(["near", "far"])?;
+    let to = far.port(Family::V4, PORT);
+    let serves = server(stage, &far, to, "leak")?;
+    client(stage, &near, "visit-times", to, &["12"])?.get("spent")?;
+    peers::until("12 connections are in CLOSE_WAIT", || {
+        Ok(close_waits(&far)? == LEAKED)
+    })?;
+    Ok(Truth::twin(CloseWaitLeak, [serves.pid]).threshold_seconds(OLD_SECONDS))
 }
 
 fn few(stage: &mut Stage) -> Result<Truth> {

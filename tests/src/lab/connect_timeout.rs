@@ -1,5 +1,6 @@
 //! `connect-timeout`: SYNs without an answer, from clients that wait and clients that do not.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -81,6 +82,14 @@ pub(crate) const CASES: &[Case] = &[
     .needs(NETWORK)
     .look_seconds(5),
     Case::twin(
+        "connect-timeout-twin-no-such-host",
+        ConnectTimeout,
+        "nobody on the wire has the address: the error comes after three seconds",
+        no_such_host,
+    )
+    .needs(NETWORK)
+    .look_seconds(10),
+    Case::twin(
         "connect-timeout-twin-busy-server",
         ConnectTimeout,
         "connections come and go, each with a request and an answer",
@@ -161,6 +170,20 @@ fn unreachable(stage: &mut Stage) -> Result<Truth> {
     far.reject_incoming(&[&format!("tcp dport {PORT}")], "icmp type host-unreachable")?;
     let to = far.port(Family::V4, PORT);
     let tries = client(stage, &near, "attempt", to, &["0", "2"])?;
+    let outcome = tries.get("outcome")?;
+    ensure!(
+        outcome == libc::EHOSTUNREACH,
+        "the attempt ended with errno {outcome}, not EHOSTUNREACH"
+    );
+    Ok(Truth::twin(ConnectTimeout, [tries.pid]))
+}
+
+/// Three questions for the link address, a second apart, and then EHOSTUNREACH (arp(7), mcast_solicit).
+fn no_such_host(stage: &mut Stage) -> Result<Truth> {
+    let [near, _far] = stage.network(["near", "far"])?;
+    let [first, second, third, _] = near.v4.octets();
+    let nobody = SocketAddr::from(([first, second, third, 250], PORT));
+    let tries = client(stage, &near, "attempt", nobody, &["0", "1"])?;
     let outcome = tries.get("outcome")?;
     ensure!(
         outcome == libc::EHOSTUNREACH,

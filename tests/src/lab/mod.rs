@@ -5,6 +5,7 @@
 //! clears everything away.
 
 pub mod actor;
+mod asymmetric_traffic;
 mod backpressure;
 pub mod bite;
 mod black_hole;
@@ -82,6 +83,7 @@ pub const CASES: &[&[Case]] = &[
     dns_stall::CASES,
     half_open::CASES,
     cross_region_latency::CASES,
+    asymmetric_traffic::CASES,
     network_at_work::CASES,
     retry_storm::CASES,
     retry_amplification::CASES,

@@ -44,6 +44,14 @@ pub(crate) const CASES: &[Case] = &[
     )
     .needs(NETWORK)
     .look_seconds(10),
+    Case::twin(
+        "packet-loss-twin-far-client",
+        PacketLoss,
+        "a server sends to a client 40 ms away that loses 5% of the segments, and to one nearby that loses none",
+        far_client,
+    )
+    .needs(NETWORK)
+    .look_seconds(10),
 ];
 
 const PORT: u16 = 7005;
@@ -80,6 +88,30 @@ fn lossy(stage: &mut Stage, family: Family, per_mille: u64) -> Result<Truth> {
     }
     let truth = Truth::fault(PacketLoss, sends.pid, since).flow(to);
     Ok(truth.age_unknown())
+}
+
+fn far_client(stage: &mut Stage) -> Result<Truth> {
+    let [serving, near, far] = stage.network(["server", "near", "far"])?;
+    let [here, away] = stage.long_wire([&serving, &far], 20, 20)?;
+    let port = PORT.to_string();
+    let play = stage.python("trade.py")?.args(["serve", "0.0.0.0", &port]);
+    let serves = stage.start(play.on(&serving)?)?;
+    serves.get("port")?;
+    let mut cast = vec![serves.pid];
+    // The server sends what its clients ask for.
+    for (host, at) in [(&near, serving.v4), (&away, here.v4)] {
+        let (address, plan) = (at.to_string(), "100:100000");
+        let args = ["trade", &port, "0", plan, plan, &address];
+        let play = stage.python("trade.py")?.args(args).on(host)?;
+        let client = stage.start(play)?;
+        client.get("trading")?;
+        cast.push(client.pid);
+    }
+    far.drop_incoming(&[&format!(
+        "tcp sport {PORT} meta length > 500 numgen random mod 1000 < 50"
+    )])?;
+    peers::until("thirty segments are sent again", || Ok(again(&serves) >= 30))?;
+    Ok(Truth::twin(PacketLoss, cast))
 }
 
 fn again(of: &Actor) -> u64 {

@@ -30,6 +30,7 @@ programs!(
     "processes.py",
     "network.py",
     "delay.py",
+    "trade.py",
     "Abba.java",
     "Idle.java",
     "jobs.mk",

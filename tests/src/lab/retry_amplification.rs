@@ -1,6 +1,6 @@
 //! `retry-amplification`: a chain of services in which each tries three times, and chains that only fan out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rung_diagnosis::mode::Mode::{ConnectRefused, Flapping, RetryAmplification, RetryStorm};
@@ -39,6 +39,24 @@ pub(crate) const CASES: &[Case] = &[
         RetryAmplification,
         "three tiers with three tries each above a leaf that is not there, by IPv6",
         leaf_refuses,
+    )
+    .needs(PYTHON)
+    .look_seconds(WINDOW_SECONDS)
+    .beyond_procfs(),
+    Case::fault(
+        "amplification-one-tier",
+        RetryAmplification,
+        "a tier that asked once for each request tries three times since its leaf closes without an answer",
+        one_tier,
+    )
+    .needs(PYTHON)
+    .look_seconds(2 * WINDOW_SECONDS)
+    .beyond_procfs(),
+    Case::twin(
+        "amplification-twin-one-tier",
+        RetryAmplification,
+        "a tier asks three times for each request by design, of a leaf that always failed",
+        one_tier_by_design,
     )
     .needs(PYTHON)
     .look_seconds(WINDOW_SECONDS)
@@ -123,7 +141,9 @@ impl Chain {
             .because_of(Flapping)
             .because_of(RetryStorm)
             .figure("factor", 3.0, TOLERANCE)
-            .figure("product", product, TOLERANCE))
+            .figure("product", product, TOLERANCE)
+            // A tenth more at each of the tiers.
+            .figure("allowed_by_10%", 1.1_f64.powi(self.tiers.len() as i32), 0.05))
     }
 
     fn is_healthy(&self, leaf: &Service) -> Result<Truth> {
@@ -155,6 +175,44 @@ fn leaf_resets(stage: &mut Stage) -> Result<Truth> {
     let leaf = services::leaf(stage, HERE, &[])?;
     switch(stage.dir(), "reset")?;
     chain(stage, HERE, leaf.address, &[NEW, NEW, NEW], "rate=4")?.amplifies()
+}
+
+fn one_tier(stage: &mut Stage) -> Result<Truth> {
+    let leaf = services::leaf(stage, HERE, &[])?;
+    let chain = chain(stage, HERE, leaf.address, &[NEW], "rate=8")?;
+    let tier = chain.tiers.first().context("a chain has tiers")?.clone();
+    tier.counts_on(Count::Attempts, 8)?;
+    ensure!(tier.count(Count::Failed)? == 0, "calls fail before the fault");
+    let mut truth = Truth::fault(RetryAmplification, tier.pid(), Instant::now())
+        .age_unknown()
+        .because_of(Flapping)
+        .because_of(RetryStorm)
+        .figure("factor", 3.0, TOLERANCE)
+        .says("a retry budget of 10% would allow 1.1");
+    let dir = stage.dir().to_path_buf();
+    truth.trigger = Some(Box::new(move || {
+        switch(&dir, "close")?;
+        tier.counts_on(Count::Failed, 9)?;
+        let factors = chain.factors()?;
+        ensure!(
+            (2.8..3.2).contains(&factors[0]),
+            "the tier does not try three times: {factors:.2?}"
+        );
+        Ok(())
+    }));
+    Ok(truth)
+}
+
+fn one_tier_by_design(stage: &mut Stage) -> Result<Truth> {
+    let leaf = services::leaf(stage, HERE, &[])?;
+    switch(stage.dir(), "close")?;
+    let options: &[&str] = &["fanout=3", "timeout=5"];
+    // Fewer than five attempts a second: no storm.
+    let chain = chain(stage, HERE, leaf.address, &[options], "rate=1.5")?;
+    let tier = chain.tiers.first().context("a chain has tiers")?;
+    tier.counts_on(Count::Failed, 6)?;
+    // That the leaf cuts connections off is true.
+    Ok(Truth::twin(RetryAmplification, services::pids(&[tier, &chain.client, &leaf])).tolerate(Flapping))
 }
 
 fn leaf_refuses(stage: &mut Stage) -> Result<Truth> {

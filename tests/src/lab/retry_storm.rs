@@ -1,6 +1,7 @@
 //! `retry-storm`: clients that try again and again what fails, and clients that are only fast or patient.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rung_diagnosis::mode::Mode::{ConnectRefused, ConnectTimeout, Flapping, RetryStorm};
@@ -72,6 +73,24 @@ pub(crate) const CASES: &[Case] = &[
     .needs(PYTHON)
     .look_seconds(WINDOW_SECONDS)
     .beyond_procfs(),
+    Case::fault(
+        "storm-over-budget",
+        RetryStorm,
+        "a tier repeats the third of its calls that its leaf closes without an answer, and most get through",
+        |stage| one_in_three(stage, 2),
+    )
+    .needs(PYTHON)
+    .look_seconds(2 * WINDOW_SECONDS)
+    .beyond_procfs(),
+    Case::twin(
+        "storm-twin-within-budget",
+        RetryStorm,
+        "a tier repeats none of the third of its calls that its leaf closes without an answer",
+        |stage| one_in_three(stage, 1),
+    )
+    .needs(PYTHON)
+    .look_seconds(2 * WINDOW_SECONDS)
+    .beyond_procfs(),
     Case::twin(
         "storm-twin-exponential",
         RetryStorm,
@@ -109,8 +128,10 @@ fn storm(client: &Service, least_rate: f64) -> Result<Truth> {
         rate >= least_rate && failed + 1 >= attempts,
         "no storm: {rate:.1} attempts a second, {failed} of {attempts} failed"
     );
+    // Nothing gets through: of the one request that it repeats a budget allows hardly anything.
     Ok(Truth::fault(RetryStorm, client.pid(), since)
         .age_unknown()
+        .says("a retry budget of 10% would allow 0.1")
         .flow(client.address))
 }
 
@@ -185,6 +206,44 @@ fn closed(stage: &mut Stage) -> Result<Truth> {
         .case("closed without an answer"))
 }
 
+/// A tier with so many tries, and a leaf that fails each third call once the trigger is pulled.
+fn one_in_three(stage: &mut Stage, tries: u32) -> Result<Truth> {
+    let leaf = services::leaf(stage, HERE, &[])?;
+    let options = [&format!("tries={tries}"), "timeout=5"];
+    let tier = services::tier(stage, HERE, "tier", leaf.address, &options)?;
+    let client = load(stage, HERE, tier.address, &["clients=4", "pooled=1", "rate=12"])?;
+    tier.counts_on(Count::Attempts, 12)?;
+    ensure!(tier.count(Count::Failed)? == 0, "calls fail before the fault");
+    let mut truth = if tries > 1 {
+        Truth::fault(RetryStorm, tier.pid(), Instant::now())
+            .age_unknown()
+            .flow(leaf.address)
+            .says("a retry budget of 10% would allow")
+            .figure("calls_for_each_request", 1.5, 0.1)
+    } else {
+        Truth::twin(RetryStorm, services::pids(&[&tier, &client, &leaf]))
+    };
+    let dir = stage.dir().to_path_buf();
+    truth.trigger = Some(Box::new(move || {
+        switch(&dir, "some 3")?;
+        let counts = || anyhow::Ok((tier.count(Count::Attempts)?, tier.count(Count::Failed)?));
+        let (attempts, failed) = counts()?;
+        let asked = tier.count(Count::Requests)?;
+        sleep(Duration::from_secs(5));
+        let (attempts, failed) = (counts()?.0 - attempts, counts()?.1 - failed);
+        let asked = tier.count(Count::Requests)? - asked;
+        let repeated = attempts as f64 / asked.max(1) as f64;
+        // Each third of the repeated ones fails as well.
+        let wanted = if tries > 1 { 1.5 } else { 1.0 };
+        ensure!(
+            failed * 4 > attempts && (repeated / wanted - 1.0).abs() < 0.1,
+            "{failed} of {attempts} calls failed, for {asked} requests"
+        );
+        Ok(())
+    }));
+    Ok(truth)
+}
+
 fn exponential(stage: &mut Stage) -> Result<Truth> {
     let options = [ENDLESS, "backoff=jitter:0.2:60"];
     let client = load(stage, HERE, HERE.closed_port()?, &options)?;
@@ -211,7 +270,7 @@ fn some_fail(stage: &mut Stage) -> Result<Truth> {
     truth.trigger = Some(Box::new(move || {
         let failed = client.count(Count::Failed)?;
         switch(&dir, "refuse")?;
-        std::thread::sleep(Duration::from_secs(1));
+        sleep(Duration::from_secs(1));
         switch(&dir, "answer")?;
         client.counts_on(Count::Answered, 10)?;
         let failed = client.count(Count::Failed)? - failed;

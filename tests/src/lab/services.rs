@@ -241,7 +241,8 @@ pub(super) fn refill(stage: &mut Stage, target: SocketAddr, connections: usize) 
     })
 }
 
-/// What the leaves of the stage in `dir` do from now on: `answer`, `slow SECONDS`, `close`, `reset` or `refuse`.
+/// What the leaves of the stage in `dir` do from now on: `answer`, `slow SECONDS`, `close`, `some N`, `reset` or
+/// `refuse`.
 pub(super) fn switch(dir: &Path, mode: &str) -> Result<()> {
     // By rename: a leaf must not read half of it.
     let new = dir.join("leaf.mode.new");

@@ -119,6 +119,8 @@ pub struct Truth {
     pub declared_as: Option<&'static str>,
     /// Pids that must not be touched by a finding of severity warning or above. Everything, in a twin.
     pub innocent: Vec<i32>,
+    /// Whether the mode of a twin must not be said of its innocents as a notice either.
+    pub not_even_a_notice: bool,
     /// Modes that are true of a twin all the same, so no false alarm.
     pub tolerated: Vec<Mode>,
     /// Which case of the mode it is, in words.
@@ -150,6 +152,7 @@ impl Truth {
             declared_as: None,
             grounds: Vec::new(),
             innocent: Vec::new(),
+            not_even_a_notice: false,
             tolerated: Vec::new(),
             case: None,
             also: Vec::new(),
@@ -254,6 +257,12 @@ impl Truth {
     /// True of a fault or twin all the same.
     pub fn tolerate(mut self, mode: Mode) -> Self {
         self.tolerated.push(mode);
+        self
+    }
+
+    /// A twin of what would be said as a notice: that must not be said either.
+    pub fn not_even_a_notice(mut self) -> Self {
+        self.not_even_a_notice = true;
         self
     }
 

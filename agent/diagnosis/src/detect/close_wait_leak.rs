@@ -10,17 +10,18 @@
 //! Connections that are closed some seconds later.
 //!
 //! # Thresholds
-//! `close_wait_count` (10) connections for at least `close_wait_age` (60 s). Proven if more came in the window, else
-//! likely.
+//! `close_wait_count` (10) connections for at least `close_wait_age` (60 s), and growing: more came in the window, which is
+//! proof, or their ages in one picture are that far apart. Those that all came at once and no more since are a notice.
 //!
 //! # Source
 //! RFC 9293, 3.6 (CLOSE-WAIT); tcp(7): no timer ends that state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{Context, Detector, Draft, count, peer};
-use crate::finding::{Confidence, Evidence};
+use crate::finding::{Confidence, Evidence, Severity};
 use crate::index::TCP_CLOSE_WAIT;
 use crate::mode::Mode;
 use crate::observation::{InetObservation, Signal};
@@ -108,9 +109,14 @@ fn draft(context: &Context<'_>, pid: u32, sockets: &[(&InetObservation, u64)]) -
         context.comm(pid),
         count(sockets.len(), "connection")
     );
+    let newest_ns = sockets.iter().map(|(_, since_ns)| *since_ns).max()?;
+    let span = Duration::from_nanos(newest_ns.saturating_sub(oldest_ns));
     let mut draft = Draft::of_process(Mode::CloseWaitLeak, pid, summary);
     if fresh > 0 {
         draft.confidence = Confidence::Proven;
+    } else if span < settings.close_wait_age {
+        // One event left them behind; whether it will come again is not known.
+        (draft.severity, draft.confidence) = (Severity::Notice, Confidence::Suspected);
     }
     draft.since_ns = Some(oldest_ns);
     let source = context.source();
@@ -118,6 +124,7 @@ fn draft(context: &Context<'_>, pid: u32, sockets: &[(&InetObservation, u64)]) -
         Evidence::new("close_wait", sockets.len(), "connections", source),
         Evidence::new("old_close_wait", old.len(), "connections", source),
         Evidence::new("oldest", context.age(oldest_ns).as_secs_f64(), "s", source),
+        Evidence::new("newest", context.age(newest_ns).as_secs_f64(), "s", source),
     ];
     if fresh > 0 {
         draft

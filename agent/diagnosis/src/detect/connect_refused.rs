@@ -118,6 +118,14 @@ fn draft(context: &Context<'_>, key: &FlowKey, flow: &FlowObservation, refused: 
         Evidence::from_file("connect_refused", refused, "attempts", source),
         Evidence::from_file("attempts", attempts, "attempts", source),
     ];
+    let events = &context.window.events;
+    let seconds = events.to_ns.saturating_sub(events.from_ns) as f64 / 1e9;
+    if seconds >= 1.0 {
+        let rate = refused as f64 / seconds;
+        draft
+            .evidence
+            .push(Evidence::from_file("refused_rate", rate, "attempts/s", source));
+    }
     peer::add(&mut draft, Role::Listener, &listeners);
     draft.flow = Some((None, remote));
     draft

@@ -7,12 +7,13 @@
 //! was sent again, or had been dropped at a full accept queue, which is seen if the listener is on this host.
 //!
 //! # Healthy twin
-//! A refusal, or an error that the network reports: both come at once. An attempt that takes a while and is answered.
+//! A refusal, which comes at once, or an error that the network reports: at once by a router, or after three seconds if
+//! nobody on the wire has the address. An attempt that takes a while and is answered.
 //! The slower of two attempts that race each other, which is given up within a few
 //! hundred milliseconds (RFC 8305).
 //!
 //! # Thresholds
-//! `syn_retransmits` (2: two or three seconds), or `unanswered_attempts` (2) that waited for `connect_patience` (0.4 s), with
+//! `syn_retransmits` (2) and `unreachable_after` (3.2 s), or `unanswered_attempts` (2) that waited for `connect_patience` (0.4 s), with
 //! none answered; one of them suffices if the application gave up as many.
 //!
 //! # Source
@@ -21,6 +22,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
@@ -62,7 +64,11 @@ pub(super) struct Unanswered {
     retransmits: u8,
     /// Attempts that waited for long enough and were not answered.
     late: u64,
+    /// Those that may yet be told that the destination is unreachable.
+    waiting: u64,
     answered: u64,
+    /// Ended by an error that the network reported.
+    unreachable: u64,
     /// Given up by the kernel.
     timed_out: u64,
     /// Given up by the application.
@@ -82,12 +88,13 @@ impl Unanswered {
     /// Whether these attempts are a finding by themselves.
     fn is_proof(&self, context: &Context<'_>) -> bool {
         let least = context.settings.network.unanswered_attempts;
-        self.stuck > 0
-            || self.timed_out > 0
-            || self.answered == 0
+        self.timed_out > 0
+            || self.unreachable == 0 && self.stuck > 0
+            || self.unreachable == 0
+                && self.answered == 0
                 && (self.late >= least
                     || self.aborted >= least
-                        && (self.late > 0 || self.syn_retransmits > 0 || self.queue_full))
+                        && (self.late + self.waiting > 0 || self.syn_retransmits > 0 || self.queue_full))
     }
 
     fn add(&mut self, other: &Unanswered) {
@@ -97,7 +104,9 @@ impl Unanswered {
         self.stuck += other.stuck;
         self.retransmits = self.retransmits.max(other.retransmits);
         self.late += other.late;
+        self.waiting += other.waiting;
         self.answered += other.answered;
+        self.unreachable += other.unreachable;
         self.timed_out += other.timed_out;
         self.aborted += other.aborted;
         self.syn_retransmits += other.syn_retransmits;
@@ -114,10 +123,16 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
         entry.net_ns = attempt.net_ns;
         let since_ns = began_ns(context, attempt);
         let waited_ns = attempt.seen_ns.saturating_sub(since_ns);
+        let waited = Duration::from_nanos(waited_ns);
         if attempt.fate == Fate::Answered {
             entry.answered += 1;
-        } else if u128::from(waited_ns) >= settings.connect_patience.as_nanos() {
-            entry.late += 1;
+        } else if waited >= settings.connect_patience {
+            // One under way may yet end with an error that the network reports.
+            if attempt.fate == Fate::Gone || waited >= settings.unreachable_after {
+                entry.late += 1;
+            } else {
+                entry.waiting += 1;
+            }
             entry.began(since_ns);
         }
     }
@@ -132,7 +147,10 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
             entry.sockets.insert(socket.id);
             let Some(figures) = socket.figures else { continue };
             entry.retransmits = entry.retransmits.max(figures.retransmits);
-            if figures.retransmits >= settings.syn_retransmits {
+            let early = figures
+                .unanswered_ms
+                .is_some_and(|ms| Duration::from_millis(ms.into()) < settings.unreachable_after);
+            if figures.retransmits >= settings.syn_retransmits && !early {
                 entry.stuck += 1;
                 let waited_ms = u64::from(figures.unanswered_ms.unwrap_or(0));
                 let waited_ms = waited_ms.max(backed_off_ms(figures.retransmits));
@@ -155,6 +173,7 @@ pub(super) fn unanswered(context: &Context<'_>) -> BTreeMap<(u32, SocketAddr), U
             entry.net_ns = key.net_ns;
         }
         entry.answered += flow.established + flow.refused;
+        entry.unreachable += flow.unreachable;
         entry.timed_out += flow.timed_out;
         entry.aborted += flow.aborted;
         entry.syn_retransmits += flow.syn_retransmits;
@@ -256,7 +275,7 @@ fn draft(context: &Context<'_>, pid: u32, remote: SocketAddr, entry: &Unanswered
         .push(Evidence::new("destination", remote.to_string(), "", source));
     let facts = [
         ("syn_retransmits", u64::from(entry.retransmits), "of one attempt"),
-        ("waited_without_answer", entry.late, "attempts"),
+        ("waited_without_answer", entry.late + entry.waiting, "attempts"),
         ("connect_timed_out", entry.timed_out, "attempts"),
         ("given_up_by_application", entry.aborted, "attempts"),
     ];

@@ -9,7 +9,8 @@
 //!
 //! # Healthy twin
 //! Several calls for each request by design, without failures; hedged requests. Where the window shows the time before the
-//! failures, the factor of that time is the design, and counts as one.
+//! failures, the factor of that time is the design, and counts as one. Where it does not, a single tier may do so by design:
+//! that is only suspected, and a notice. Several tiers one above the other, each with such a factor, are taken for retries.
 //!
 //! # Thresholds
 //! `amplification_factor` (2) with `amplification_failing` (20%) of the lowest tier's calls for `amplification_length`
@@ -25,6 +26,7 @@ use super::{Context, Detector, Draft, Party};
 use crate::finding::{Confidence, Evidence, Role, Severity};
 use crate::mode::Mode;
 use crate::observation::{FlowKey, Signal};
+use crate::retry_pattern;
 use crate::timeline::Timeline;
 
 pub(super) const DETECTOR: Detector = Detector {
@@ -180,11 +182,12 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
         "requests",
         source,
     ));
-    let allowed = (1.0 + context.settings.retry_budget).powi(chain.len() as i32);
-    let budget = format!(
-        "allowed_by_{:.0}%_retry_budget",
-        context.settings.retry_budget * 100.0
-    );
+    let share = context.settings.retry_budget;
+    // Each tier within its own budget.
+    let allowed = chain
+        .iter()
+        .fold(1.0, |calls, _| retry_pattern::within_budget(calls, share));
+    let budget = retry_pattern::budget_signal(share);
     evidence.push(Evidence::from_file(&budget, allowed, "calls/request", source));
     let summary = match &chain[..] {
         [_] => format!(
@@ -206,7 +209,12 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
             )
         }
     };
-    // Several tiers at once, or a tier that did not call as often before, are no design.
+    let summary = format!(
+        "{summary}; a retry budget of {:.0}% would allow {allowed:.1}",
+        share * 100.0
+    );
+    // Several tiers at once, or a tier that did not call as often before, are no design. Of one tier whose time before the
+    // failures was not seen, that is not known.
     let sure = chain.len() > 1 || own.before.is_some();
     let servers = lowest.downstream.clone();
     let mut others: Vec<(Role, Party)> = chain
@@ -221,7 +229,7 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
     );
     Some(Draft {
         mode: Mode::RetryAmplification,
-        severity: Severity::Warning,
+        severity: if sure { Severity::Warning } else { Severity::Notice },
         confidence: if sure {
             Confidence::Likely
         } else {
@@ -240,129 +248,4 @@ fn draft(context: &Context<'_>, tiers: &[Tier<'_>], lowest: &Tier<'_>, since: us
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture::Scene;
-    use super::*;
-    use crate::observation::Direction::{Inbound, Outbound};
-
-    /// Three tiers that listen at ports 1, 2 and 3, and a leaf at port 4.
-    fn chain() -> Scene {
-        let mut scene = Scene::new();
-        for pid in 1..=4 {
-            scene.process(pid, "tier");
-            scene.listener(pid, 3, &format!("127.0.0.1:{pid}"), 128);
-        }
-        scene
-    }
-
-    /// A second in which each tier calls the next `tries` times for each of two requests, and the leaf fails.
-    fn second(scene: &mut Scene, tries: u64, fails: bool) {
-        let mut requests = 2;
-        for pid in 1..=3 {
-            scene.flow(pid, Inbound, &format!("0.0.0.0:{pid}")).requests += requests;
-            requests *= tries;
-            let to = format!("127.0.0.1:{}", pid + 1);
-            let flow = scene.flow(pid, Outbound, &to);
-            flow.attempts += requests;
-            if pid == 3 && fails {
-                flow.refused += requests;
-            } else {
-                flow.established += requests;
-                flow.requests += requests;
-                flow.responses += requests;
-            }
-        }
-        scene.pass(1.0);
-    }
-
-    fn drafts(scene: &mut Scene) -> Vec<Draft> {
-        scene.drafts(Mode::RetryAmplification)
-    }
-
-    fn number(draft: &Draft, signal: &str) -> f64 {
-        let facts = &draft.evidence;
-        let fact = facts.iter().find(|fact| fact.signal == signal).unwrap();
-        fact.value.to_string().parse().unwrap()
-    }
-
-    #[test]
-    fn three_tiers_with_three_tries_make_twenty_seven() {
-        let mut scene = chain();
-        scene.pass(1.0);
-        (0..12).for_each(|_| second(&mut scene, 3, true));
-        let found = drafts(&mut scene);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].subject, Party::process(3));
-        let product = number(&found[0], "product");
-        assert!((product - 27.0).abs() < 0.5, "{product}");
-        let factors = found[0].evidence.iter().filter(|fact| fact.signal == "factor");
-        assert_eq!(factors.count(), 3);
-        for tier in [1, 2] {
-            assert!(found[0].others.contains(&(Role::Peer, Party::process(tier))));
-        }
-    }
-
-    #[test]
-    fn the_chain_in_health_and_fan_out_by_design_are_silent() {
-        for tries in [1, 3] {
-            let mut scene = chain();
-            scene.pass(1.0);
-            (0..12).for_each(|_| second(&mut scene, tries, false));
-            assert_eq!(drafts(&mut scene).len(), 0);
-        }
-    }
-
-    #[test]
-    fn a_fan_out_that_was_there_before_the_failures_is_no_retry() {
-        let mut scene = chain();
-        scene.pass(1.0);
-        (0..5).for_each(|_| second(&mut scene, 3, false));
-        (0..12).for_each(|_| second(&mut scene, 3, true));
-        assert_eq!(drafts(&mut scene).len(), 0);
-    }
-
-    #[test]
-    fn retries_that_began_with_the_failures_are_counted_against_the_time_before() {
-        let mut scene = chain();
-        scene.pass(1.0);
-        (0..5).for_each(|_| second(&mut scene, 1, false));
-        (0..12).for_each(|_| second(&mut scene, 3, true));
-        let found = drafts(&mut scene);
-        let product = number(&found[0], "product");
-        assert!((product / 27.0 - 1.0).abs() < 0.15, "{product}");
-        assert_eq!(found[0].confidence, Confidence::Likely);
-    }
-
-    #[test]
-    fn thresholds_of_factor_and_length() {
-        let found = |tries, length| {
-            let mut scene = chain();
-            scene.pass(1.0);
-            (0..length).for_each(|_| second(&mut scene, tries, true));
-            drafts(&mut scene).len()
-        };
-        assert_eq!((found(2, 12), found(1, 12)), (1, 0));
-        assert_eq!((found(3, 11), found(3, 8)), (1, 0));
-    }
-
-    #[test]
-    fn failures_that_are_over_are_silent() {
-        let mut scene = chain();
-        scene.pass(1.0);
-        (0..12).for_each(|_| second(&mut scene, 3, true));
-        (0..3).for_each(|_| second(&mut scene, 1, false));
-        assert_eq!(drafts(&mut scene).len(), 0);
-    }
-
-    #[test]
-    fn a_circle_of_services_ends() {
-        let mut scene = chain();
-        scene.pass(1.0);
-        for _ in 0..12 {
-            let back = scene.flow(3, Outbound, "127.0.0.1:1");
-            (back.attempts, back.refused) = (60, 60);
-            second(&mut scene, 3, true);
-        }
-        assert!(!drafts(&mut scene).is_empty());
-    }
-}
+mod tests;

@@ -4,7 +4,8 @@
 //! # Signal
 //! Connection attempts by process and destination, second by second, with their fates: refused, unreachable, timed out,
 //! given up, still without an answer, reset after they were accepted, closed while the request had no answer. The times of
-//! the last attempts give the pattern of the client away. Short-lived processes of one name that each try once are one
+//! the last attempts give the pattern of the client away. Of a service, the calls for each request that it serves, since
+//! some fail and before. Short-lived processes of one name that each try once are one
 //! client: the process that starts them.
 //!
 //! # Healthy twin
@@ -12,11 +13,13 @@
 //! first and gets through by `127.0.0.1`.
 //!
 //! # Thresholds
-//! `storm_rate` (5 attempts a second), of which `storm_failing` (50%) fail, for `storm_length` (10 s). What a
-//! `retry_budget` (10%) would have allowed is said.
+//! `storm_rate` (5 attempts a second), of which `storm_failing` (50%) fail, for `storm_length` (10 s); or as many calls, of
+//! which a service repeats a greater share than a `retry_budget` (10%) allows. What the budget would have allowed is said.
 //!
 //! # Source
 //! inet_sock_set_state and the other events of connections; Google SRE Book, "Handling Overload" on retry budgets.
+
+mod over_budget;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -58,7 +61,7 @@ fn detect(context: &Context<'_>) -> Vec<Draft> {
     let clients = clients(context);
     clients
         .iter()
-        .filter_map(|client| draft(context, &clients, client))
+        .filter_map(|client| draft(context, &clients, client).or_else(|| beyond_budget(context, client)))
         .collect()
 }
 
@@ -146,7 +149,7 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         .map(|served| requests_in(&served.sum_from(from)))
         .filter(|requests| *requests > 0.0)
         .unwrap_or(successes + 1.0);
-    let allowed = asked * (1.0 + settings.retry_budget) / seconds.max(1.0);
+    let allowed = retry_pattern::within_budget(asked, settings.retry_budget) / seconds.max(1.0);
     let to = address_in_words(context, client.address);
     let comm = context.comm(pid);
     let sync = if in_step {
@@ -168,7 +171,7 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         Evidence::from_file("failing", percent, "%", source),
         Evidence::from_file("pattern", format!("{pattern}{sync}"), "", source),
         Evidence::from_file(
-            &format!("allowed_by_{:.0}%_retry_budget", settings.retry_budget * 100.0),
+            &retry_pattern::budget_signal(settings.retry_budget),
             allowed,
             "attempts/s",
             source,
@@ -193,13 +196,66 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         members: Vec::new(),
         since_ns: Some(first),
         summary: format!(
-            "{comm} ({pid}) tries {to} {rate:.0} times a second{through} and {percent:.0}% fail: {pattern}{sync}"
+            "{comm} ({pid}) tries {to} {rate:.0} times a second{through} and {percent:.0}% fail: {pattern}{sync}; \
+             a retry budget of {:.0}% would allow {allowed:.1}",
+            settings.retry_budget * 100.0
         ),
         evidence,
         chain_from: None,
         flow: Some((None, client.address)),
         depends_on: servers,
     })
+}
+
+/// A service that repeats a greater share of its calls than a budget allows.
+fn beyond_budget(context: &Context<'_>, client: &Client<'_>) -> Option<Draft> {
+    let timeline = Timeline::of(context.window, client.flows.iter().copied());
+    let excess = over_budget::excess(context, client, &timeline)?;
+    let total = total(client)?;
+    let pid = *client.pids.first()?;
+    let share = context.settings.retry_budget;
+    let allowed = retry_pattern::within_budget(excess.asked_rate, share);
+    let to = address_in_words(context, client.address);
+    let retries = (excess.now / excess.before - 1.0) * 100.0;
+    let source = "events";
+    let mut evidence = vec![
+        Evidence::from_file("attempts", excess.rate, "attempts/s", source),
+        Evidence::from_file("failing", excess.failing_share * 100.0, "%", source),
+        Evidence::from_file("retries", retries, "% of the calls", source),
+        Evidence::from_file("calls_for_each_request", excess.now, "calls", source),
+        Evidence::from_file("before_the_failures", excess.before, "calls", source),
+        Evidence::from_file("failing_for", excess.seconds, "s", source),
+        Evidence::from_file(
+            &retry_pattern::budget_signal(share),
+            allowed,
+            "attempts/s",
+            source,
+        ),
+    ];
+    evidence.extend(
+        fates(&total)
+            .into_iter()
+            .map(|(fate, times)| Evidence::from_file(fate, times, "times", source)),
+    );
+    let servers = servers(context, client.net_ns, client.address);
+    let summary = format!(
+        "{} ({pid}) repeats {retries:.0}% of its calls to {to}, {:.0}% of which fail: {:.1} calls a second; a retry budget \
+         of {:.0}% would allow {allowed:.1}",
+        context.comm(pid),
+        excess.failing_share * 100.0,
+        excess.rate,
+        share * 100.0
+    );
+    let mut draft = Draft::of_process(Mode::RetryStorm, pid, summary);
+    let listeners = servers.iter().filter(|server| **server != pid);
+    draft.others = listeners
+        .map(|server| (Role::Listener, Party::process(*server)))
+        .collect();
+    draft.since_ns = Some(timeline.at_ns(excess.since));
+    draft.evidence = evidence;
+    draft.flow = Some((None, client.address));
+    draft.depends_on = servers;
+    Some(draft)
 }
 
 /// When the client began to try, as far as that was seen.

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct NetworkSettings {
     /// A connection attempt whose first packet was sent again so often gets no answer.
     pub syn_retransmits: u8,
+    /// Nobody on the wire may have the address: then the network says so after three seconds. An attempt under way has to
+    /// be older than this, be its first packet sent again or not (arp(7): three questions, a second apart).
+    pub unreachable_after: Duration,
     /// An attempt that waited for this long without an answer counts, also if the application then gave it up.
     pub connect_patience: Duration,
     /// So many such attempts to one destination, and none that was answered, are reported.
@@ -30,6 +33,10 @@ pub struct NetworkSettings {
     pub flapping_share: f64,
     /// See `flapping_resets`.
     pub flapping_window: Duration,
+    /// A smaller share flaps as well if the peer resets so many times as often as in the `flapping_window` before,
+    pub flapping_factor: f64,
+    /// for this time.
+    pub flapping_burst: Duration,
     /// Share of segments that had to be sent again,
     pub loss_share: f64,
     /// of at least so many.
@@ -54,11 +61,16 @@ pub struct NetworkSettings {
     pub region_share: f64,
     /// Exchanges with more bytes a request than this are bulk transfers, for which distance does not count.
     pub bulk_bytes: u64,
-    /// The time over which the balance of traffic with a peer is compared: its second half with its first.
+    /// How far back the balance of traffic with a peer is looked at: what it was before, and what it is now,
     pub balance_window: Duration,
+    /// with at least so much time on either side of the change.
+    pub balance_length: Duration,
+    /// Where more goes in one direction and nothing else has changed it may be a backup or a copy: that has to go on for so
+    /// long.
+    pub balance_backup: Duration,
     /// How far off the ratio of bytes sent to bytes received has to be, as a factor,
     pub balance_factor: f64,
-    /// with so many bytes exchanged in each half.
+    /// with so many bytes exchanged on each side of the change.
     pub balance_bytes: u64,
 }
 
@@ -66,6 +78,7 @@ impl Default for NetworkSettings {
     fn default() -> Self {
         NetworkSettings {
             syn_retransmits: 2,
+            unreachable_after: Duration::from_millis(3200),
             connect_patience: Duration::from_millis(400),
             unanswered_attempts: 2,
             refused_attempts: 3,
@@ -76,6 +89,8 @@ impl Default for NetworkSettings {
             flapping_resets: 5,
             flapping_share: 0.5,
             flapping_window: Duration::from_secs(60),
+            flapping_factor: 10.0,
+            flapping_burst: Duration::from_secs(10),
             loss_share: 0.02,
             loss_segments: 100,
             far_client: Duration::from_millis(20),
@@ -88,7 +103,9 @@ impl Default for NetworkSettings {
             region_requests: 3,
             region_share: 0.3,
             bulk_bytes: 256 << 10,
-            balance_window: Duration::from_secs(600),
+            balance_window: Duration::from_secs(1200),
+            balance_length: Duration::from_secs(60),
+            balance_backup: Duration::from_secs(300),
             balance_factor: 10.0,
             balance_bytes: 10 << 20,
         }

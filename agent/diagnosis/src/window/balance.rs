@@ -29,18 +29,23 @@ pub struct BalanceStep {
 pub struct Balance {
     /// By process (pid and start time) and peer. A step in which nothing was exchanged is left out.
     pub peers: FxHashMap<(u32, u64, IpAddr), Vec<BalanceStep>>,
+    /// When the bytes were sampled, oldest first, `CLOCK_MONOTONIC` ns: where the first step begins, and each one ends.
+    pub sampled_ns: Vec<u64>,
     last: FxHashMap<(SocketId, u64), (u64, u64)>,
-    taken_ns: u64,
 }
 
 impl Balance {
     pub(super) fn add_picture(&mut self, picture: &Picture) {
         let now_ns = picture.began_ns;
-        if self.taken_ns != 0 && now_ns.saturating_sub(self.taken_ns) < STEP_NS {
+        let sampled = self.sampled_ns.last().copied();
+        if sampled.is_some_and(|sampled| now_ns.saturating_sub(sampled) < STEP_NS) {
             return;
         }
-        let first = self.taken_ns == 0;
-        self.taken_ns = now_ns;
+        let first = sampled.is_none();
+        if self.sampled_ns.len() > STEPS {
+            self.sampled_ns.remove(0);
+        }
+        self.sampled_ns.push(now_ns);
         let mut holders: FxHashMap<SocketId, u32> = FxHashMap::default();
         for row in &picture.descriptors {
             if let FdObject::Inet(id) = row.object {

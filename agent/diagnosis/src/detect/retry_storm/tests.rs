@@ -56,6 +56,11 @@ fn ten_seconds_of_refused_attempts_are_a_storm_with_rate_pattern_and_budget() {
         assert!((9.5..=10.5).contains(&rate), "{rate}");
         // One request that is repeated, and a tenth of a retry for it.
         assert_eq!(fact(&found[0], "10%_retry_budget"), "0.1");
+        let summary = &found[0].summary;
+        assert!(
+            summary.ends_with("a retry budget of 10% would allow 0.1"),
+            "{summary}"
+        );
         assert_eq!(found[0].flow, Some((None, to.parse().unwrap())));
     }
 }
@@ -178,6 +183,18 @@ fn clients_that_were_set_off_by_one_event_are_in_step() {
 }
 
 #[test]
+fn a_client_that_gets_through_now_and_then_is_allowed_a_tenth_more_than_that() {
+    let mut scene = client();
+    seconds(&mut scene, 12, |scene| tries(scene, 10, TO, 50, 40));
+    let found = drafts(&mut scene);
+    let allowed: f64 = fact(&found[0], "10%_retry_budget").parse().unwrap();
+    // Ten answered a second, and in ten seconds the one that it repeats.
+    assert!((10.9..11.3).contains(&allowed), "{allowed}");
+    let stated = format!("would allow {allowed:.1}");
+    assert!(found[0].summary.ends_with(&stated), "{}", found[0].summary);
+}
+
+#[test]
 fn a_server_that_retries_is_allowed_a_tenth_more_than_it_is_asked() {
     let mut scene = client();
     seconds(&mut scene, 12, |scene| {
@@ -186,4 +203,43 @@ fn a_server_that_retries_is_allowed_a_tenth_more_than_it_is_asked() {
     });
     let allowed: f64 = fact(&drafts(&mut scene)[0], "10%_retry_budget").parse().unwrap();
     assert!((10.9..11.1).contains(&allowed), "{allowed}");
+}
+
+/// A service that is asked ten times a second and makes as many calls; then some of its calls fail and as many are
+/// repeated.
+fn service(healthy: u32, fan_out: u64, failing: u64, repeated: u64) -> Vec<Draft> {
+    let mut scene = client();
+    let mut second = |failing: u64, repeated: u64| {
+        scene.pass(1.0);
+        scene.flow(10, Inbound, "0.0.0.0:8080").requests += 10;
+        let flow = scene.flow(10, Outbound, TO);
+        let calls = 10 * fan_out + repeated;
+        (flow.attempts, flow.established, flow.requests) = (calls, calls, calls);
+        (flow.responses, flow.unanswered) = (calls - failing, failing);
+    };
+    (0..healthy).for_each(|_| second(0, 0));
+    (0..13).for_each(|_| second(failing, repeated));
+    drafts(&mut scene)
+}
+
+#[test]
+fn a_service_that_repeats_more_than_its_budget_storms_although_most_get_through() {
+    let found = service(6, 1, 3, 3);
+    assert_eq!(found.len(), 1);
+    assert_eq!(fact(&found[0], "retries"), "30.0");
+    assert_eq!(fact(&found[0], "10%_retry_budget"), "11.0");
+    let summary = &found[0].summary;
+    assert!(summary.contains("repeats 30% of its calls"), "{summary}");
+    // By design two calls for each request, of which three in twenty are repeated: what may be counted late is left out.
+    assert_eq!(service(6, 2, 3, 3).len(), 0);
+    assert_eq!(service(6, 2, 5, 5).len(), 1);
+}
+
+#[test]
+fn failures_that_are_not_repeated_and_more_calls_that_do_not_fail_are_within_the_budget() {
+    assert_eq!(service(6, 1, 3, 0).len(), 0);
+    assert_eq!(service(6, 1, 1, 1).len(), 0, "a tenth");
+    assert_eq!(service(6, 1, 0, 5).len(), 0, "nothing fails");
+    assert_eq!(service(6, 1, 1, 5).len(), 0, "most of it is no retry");
+    assert_eq!(service(0, 1, 3, 3).len(), 0, "it may always have called as often");
 }

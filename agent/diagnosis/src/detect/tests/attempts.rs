@@ -17,7 +17,7 @@ fn connecting(local: &str, remote: &str, retransmits: u8) -> Scene {
     let socket = scene.socket(100, 3, TCP_SYN_SENT, local, remote);
     let mut figures = socket.figures.unwrap();
     figures.retransmits = retransmits;
-    figures.unanswered_ms = (retransmits > 0).then_some(2000);
+    figures.unanswered_ms = (retransmits > 0).then_some(3500);
     socket.figures = Some(figures);
     scene.blocks(100, Call::Connect { fd: 3, to: None }, 3.0);
     scene
@@ -44,6 +44,27 @@ fn a_syn_sent_again_twice_is_a_timeout_in_one_picture() {
         assert_eq!(chain[0].waits, format!("a connection to {remote}"));
         assert_eq!(chain[0].ends, Some(format!("{remote}, beyond this host")));
     }
+}
+
+#[test]
+fn nobody_has_the_address_until_the_network_has_said_so() {
+    let mut early = connecting("10.99.0.1:40000", "10.99.0.9:8080", 2);
+    early.at(100, 3).figures.as_mut().unwrap().unanswered_ms = Some(2900);
+    assert!(early.drafts(Mode::ConnectTimeout).is_empty());
+    // Attempts of three seconds, each ended by an error; the first began unseen.
+    for seen in [0, 2] {
+        let mut scene = giving_up(3.0, 3, &[100]);
+        let flow = scene.flow(100, Direction::Outbound, "10.99.0.2:8080");
+        (flow.attempts, flow.unreachable) = (2, seen);
+        let found = scene.drafts(Mode::ConnectTimeout).len();
+        assert_eq!(found, usize::from(seen == 0), "{seen}");
+    }
+    let mut scene = giving_up(3.0, 1, &[100]);
+    scene.socket(100, 3, TCP_SYN_SENT, "10.99.0.1:40001", "10.99.0.2:8080");
+    scene.pass(2.0);
+    assert!(scene.drafts(Mode::ConnectTimeout).is_empty(), "one is under way");
+    scene.pass(1.3);
+    assert_eq!(scene.drafts(Mode::ConnectTimeout).len(), 1, "no error has come");
 }
 
 #[test]

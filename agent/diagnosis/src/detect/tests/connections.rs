@@ -107,7 +107,7 @@ fn a_peer_that_takes_no_connections_while_others_do_is_cut_off_too() {
     let mut scene = talking(&["10.99.0.2:80", "10.99.0.3:80"]);
     let socket = scene.socket(100, 9, TCP_SYN_SENT, "10.99.0.1:41000", "10.99.0.4:80");
     let figures = socket.figures.as_mut().unwrap();
-    (figures.retransmits, figures.unanswered_ms) = (2, Some(2000));
+    (figures.retransmits, figures.unanswered_ms) = (2, Some(3300));
     let report = scene.report();
     let modes: Vec<Mode> = report.findings.iter().map(|one| one.mode).collect();
     assert_eq!(modes, [Mode::Partition, Mode::ConnectTimeout]);
@@ -184,6 +184,59 @@ fn connections_cut_off_by_the_peer_flap() {
 }
 
 #[test]
+fn connections_of_one_command_after_another_flap_together() {
+    let drafts = |comms: [&str; 6]| {
+        let mut scene = Scene::new();
+        scene.pass(1.0);
+        for (pid, comm) in (100..).zip(comms) {
+            let flow = scene.flow(pid, Direction::Outbound, "[fd00::2]:80");
+            flow.comm = crate::observation::Comm::from_bytes(comm.as_bytes());
+            (flow.attempts, flow.established) = (1, 1);
+            (flow.resets_received, flow.closed) = (1, 1);
+            scene.pass(1.0);
+        }
+        scene.drafts(Mode::Flapping)
+    };
+    let found = drafts(["curl"; 6]);
+    assert_eq!((found.len(), found[0].subject.pid), (1, 105));
+    assert!(found[0].summary.contains("6 in"), "{}", found[0].summary);
+    assert!(drafts(["curl", "curl", "curl", "wget", "wget", "wget"]).is_empty());
+}
+
+/// A minute and more of 200 answered connections a second, with `usual` resets in each tenth second; then ten seconds with
+/// these numbers of resets, second by second.
+fn busy(usual: u64, burst: [u64; 10]) -> Vec<crate::detect::Draft> {
+    let mut scene = Scene::new();
+    scene.process(100, "client");
+    scene.pass(1.0);
+    let mut second = |reset: u64| {
+        let flow = scene.flow(100, Direction::Outbound, "[fd00::2]:80");
+        (flow.attempts, flow.established, flow.closed) = (200, 200, 200);
+        (flow.resets_received, flow.unanswered, flow.responses) = (reset, reset, 200 - reset);
+        scene.pass(1.0);
+    };
+    (0..62).for_each(|at| second(if at % 10 == 0 { usual } else { 0 }));
+    burst.into_iter().for_each(&mut second);
+    scene.drafts(Mode::Flapping)
+}
+
+#[test]
+fn resets_at_ten_times_their_rate_of_the_minute_before_flap() {
+    let found = busy(1, [2; 10]);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].summary.contains("times as often as before"),
+        "{}",
+        found[0].summary
+    );
+    assert!(busy(1, [0; 10]).is_empty());
+    assert_eq!(busy(0, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]).len(), 1, "none before");
+    assert!(busy(0, [0, 0, 0, 1, 0, 1, 0, 1, 0, 1]).is_empty(), "four");
+    assert!(busy(3, [2; 10]).is_empty(), "seven times as often");
+    assert!(busy(0, [0, 0, 0, 90, 0, 0, 0, 0, 0, 0]).is_empty(), "a restart");
+}
+
+#[test]
 fn a_peer_on_this_host_is_to_blame_for_cutting_off() {
     let mut scene = cycles(9, 9, 0, Direction::Outbound);
     scene.process(200, "server");
@@ -257,8 +310,20 @@ fn half_closed(count: i32, silent_ms: u32) -> Scene {
 
 #[test]
 fn connections_that_are_never_closed_leak() {
-    let drafts = half_closed(10, 60_000).drafts(Mode::CloseWaitLeak);
-    assert_eq!((drafts.len(), drafts[0].confidence), (1, Confidence::Likely));
+    let mut once = half_closed(10, 60_000);
+    let drafts = once.drafts(Mode::CloseWaitLeak);
+    assert_eq!(drafts.len(), 1);
+    let words = |draft: &crate::detect::Draft| (draft.severity, draft.confidence);
+    assert_eq!(
+        words(&drafts[0]),
+        (Severity::Notice, Confidence::Suspected),
+        "of one event"
+    );
+    // Ages that are a minute apart show that they go on coming.
+    let mut spread = half_closed(12, 120_000);
+    spread.at(100, 10).figures.as_mut().unwrap().last_ack_ms = 60_000;
+    let drafts = spread.drafts(Mode::CloseWaitLeak);
+    assert_eq!(words(&drafts[0]), (Severity::Warning, Confidence::Likely));
     assert!(
         drafts[0].summary.contains("clients of its port 80"),
         "{}",
