@@ -210,6 +210,13 @@ fn finding(context: &Context<'_>, draft: &Draft, id: &str, cause: Option<String>
         {
             named.comm = comm.to_string();
         }
+        // Gone by now, but its use of memory was seen.
+        if context.index.process(party.pid).is_none()
+            && let Some((key, history)) = context.window.usage.process(party.pid)
+        {
+            named.comm = history.comm.to_string();
+            named.start_ticks = key.1 / TICK_NS;
+        }
         named
     };
     Finding {
