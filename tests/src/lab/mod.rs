@@ -20,6 +20,7 @@ mod cross_region_latency;
 mod deadlock;
 mod deadlock_runtimes;
 mod dns_stall;
+mod fd_leak;
 mod file_lock_wait;
 mod flapping;
 mod half_open;
@@ -48,6 +49,7 @@ mod sockets;
 mod stage;
 mod stopped_process;
 pub mod sweep;
+mod thread_leak;
 mod truth;
 mod unix_socket_stall;
 mod weird;
@@ -60,9 +62,11 @@ pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 
 /// Every case, by failure mode.
 pub const CASES: &[&[Case]] = &[
+    fd_leak::CASES,
     deadlock::CASES,
     deadlock_runtimes::CASES,
     lock_contention::CASES,
+    thread_leak::CASES,
     zombie::CASES,
     orphan::CASES,
     pipe_stall::CASES,

@@ -11,10 +11,12 @@ mod connect_timeout;
 mod cross_region_latency;
 mod deadlock;
 mod dns_stall;
+mod fd_leak;
 mod file_lock_wait;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod flapping;
+mod growing;
 mod half_open;
 mod lock_contention;
 mod metastable;
@@ -32,6 +34,7 @@ mod service;
 mod stopped_process;
 #[cfg(test)]
 mod tests;
+mod thread_leak;
 mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
@@ -238,6 +241,7 @@ pub struct BlindSpot {
 
 /// Every detector.
 pub static DETECTORS: &[Detector] = &[
+    fd_leak::DETECTOR,
     deadlock::DETECTOR,
     lock_contention::DETECTOR,
     zombie::DETECTOR,
@@ -260,6 +264,7 @@ pub static DETECTORS: &[Detector] = &[
     half_open::DETECTOR,
     cross_region_latency::DETECTOR,
     asymmetric_traffic::DETECTOR,
+    thread_leak::DETECTOR,
     thread_pile_up::DETECTOR,
     backpressure::DETECTOR,
     retry_storm::DETECTOR,
