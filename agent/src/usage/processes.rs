@@ -7,7 +7,7 @@ use std::time::Instant;
 use rung_diagnosis::observation::{
     Picture, ProcessLimitsObservation, ProcessUsageObservation, TaskState, View,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{AtFlags, statat};
 
 use super::{blind, limits, partial};
@@ -23,6 +23,8 @@ const LISTED: usize = 16;
 const ASKED_DESCRIPTORS: u32 = 64;
 /// Processes asked for that reason in one reading.
 const ASKED_AT_ONCE: usize = 128;
+/// Who was on a CPU within this time before the picture counts as active.
+const RECENT_NS: u64 = 1_500_000_000;
 /// Processes looked at between two looks at the clock.
 const CLOCK_EVERY: usize = 16;
 
@@ -39,7 +41,7 @@ struct Known {
     usage: ProcessUsageObservation,
     /// Changes whenever one of its threads was on a CPU.
     activity: u64,
-    /// The reading in which it was last read; 0 for never.
+    /// The reading in which it was last read.
     read: u64,
     /// It ran between the last two pictures, or that is not known yet.
     active: bool,
@@ -51,13 +53,17 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     known: FxHashMap<(u32, u64), Known>,
+    /// What everybody had done at the last picture.
+    sums: FxHashMap<(u32, u64), u64>,
     page_bytes: u64,
     readings: u64,
     /// Whether the kernel tells the number of descriptors; `None` before the first reading.
     counts_descriptors: Option<bool>,
-    /// Of the last reading: processes there are, those that were due and not reached, those refused.
+    /// Of the last reading: processes there are, those that ran and were not reached, those that did not run and were
+    /// never read, those refused.
     there: usize,
     unreached: usize,
+    unread: usize,
     refused: usize,
     path: String,
 }
@@ -67,7 +73,15 @@ pub(super) struct Processes {
 struct Activity {
     sum: u64,
     runs: bool,
+    threads: u32,
+    /// For how long none of its threads has been on a CPU, ns; `u64::MAX` if that is not known.
+    idle_ns: u64,
 }
+
+/// In which order processes are read: those that ran before those that did not and were never read; of the former who was
+/// not read for longest, of the latter who ran last. A process costs more when the kernel has to set up its directory
+/// first, so thousands of idle ones take many readings.
+type Rank = (bool, u64, u64, std::cmp::Reverse<u64>);
 
 impl Processes {
     /// Reads who is due until the deadline, and gives all figures that are of this moment. The picture is of this moment
@@ -98,34 +112,52 @@ impl Processes {
                 known.active = now.is_none_or(|now| now.runs || known.activity != now.sum);
             }
         }
-        let mut due: Vec<((u32, u64), Activity)> = active
+        let mut due: Vec<(Rank, (u32, u64), Activity)> = active
             .iter()
-            .filter(|(key, _)| self.known.get(key).is_none_or(|known| known.active))
-            .map(|(key, now)| (*key, *now))
+            .filter_map(|(key, now)| Some((self.rank(*key, *now)?, *key, *now)))
             .collect();
-        // Who was not read for the longest time comes first; among equals whoever is younger, since most growth is young.
-        due.sort_unstable_by_key(|(key, _)| {
-            let read = self.known.get(key).map_or(0, |known| known.read);
-            (read, std::cmp::Reverse(key.1))
-        });
+        if fresh {
+            self.sums = active.iter().map(|(key, now)| (*key, now.sum)).collect();
+        }
+        due.sort_unstable_by_key(|(rank, ..)| *rank);
         let mut done = 0;
-        for (key, now) in &due {
+        for (_, key, now) in &due {
             if done % CLOCK_EVERY == 0 && done > 0 && Instant::now() >= deadline {
                 break;
             }
             done += 1;
-            self.read_one(proc, *key, *now, reader);
+            self.read_one(proc, *key, (*now, fresh), reader);
         }
-        let late: rustc_hash::FxHashSet<(u32, u64)> = due.iter().skip(done).map(|(key, _)| *key).collect();
-        self.unreached = late.len();
+        let late = due.get(done..).unwrap_or_default();
+        self.unread = late.iter().filter(|(rank, ..)| rank.0).count();
+        self.unreached = late.len() - self.unread;
+        let late: FxHashSet<(u32, u64)> = late.iter().map(|(_, key, _)| *key).collect();
         self.known
             .iter()
-            .filter(|(key, known)| known.read != 0 && !late.contains(*key))
+            .filter(|(key, _)| !late.contains(*key))
             .map(|(_, known)| known.usage)
             .collect()
     }
 
-    fn read_one(&mut self, proc: BorrowedFd<'_>, key: (u32, u64), now: Activity, reader: &mut Reader) {
+    /// `None` if nothing can have changed since it was last read.
+    fn rank(&self, key: (u32, u64), now: Activity) -> Option<Rank> {
+        let young = std::cmp::Reverse(key.1);
+        if let Some(known) = self.known.get(&key) {
+            return known.active.then_some((false, known.read, now.idle_ns, young));
+        }
+        let is_new = self.readings > 1 && !self.sums.contains_key(&key);
+        let ran = self.sums.get(&key).is_some_and(|sum| *sum != now.sum);
+        let active = now.runs || is_new || ran || now.idle_ns < RECENT_NS;
+        Some((!active, 0, now.idle_ns, young))
+    }
+
+    fn read_one(
+        &mut self,
+        proc: BorrowedFd<'_>,
+        key: (u32, u64),
+        (now, fresh): (Activity, bool),
+        reader: &mut Reader,
+    ) {
         let statm = reader
             .record(proc, path(&mut self.path, key.0, "statm"))
             .map(pages);
@@ -143,9 +175,13 @@ impl Processes {
         {
             descriptors = u32::try_from(stat.st_size).ok();
         }
-        // A directory has two links and one for each directory in it; here these are threads (proc_task_getattr).
-        let tasks = statat(proc, path(&mut self.path, key.0, "task"), AtFlags::empty());
-        let threads = tasks.map_or(0, |stat| u32::try_from(stat.st_nlink).unwrap_or(0));
+        let mut threads = now.threads;
+        if !fresh && threads > 1 {
+            // A directory has two links and one for each directory in it; here these are threads (proc_task_getattr).
+            let tasks = statat(proc, path(&mut self.path, key.0, "task"), AtFlags::empty());
+            let links = tasks.map_or(0, |stat| u32::try_from(stat.st_nlink).unwrap_or(0));
+            threads = links.saturating_sub(2);
+        }
         let usage = ProcessUsageObservation {
             pid: key.0,
             start_ns: key.1,
@@ -154,7 +190,7 @@ impl Processes {
             virtual_bytes: virtual_ * self.page_bytes,
             data_bytes: data * self.page_bytes,
             descriptors,
-            threads: threads.saturating_sub(2),
+            threads,
         };
         let level = Level {
             anonymous_bytes: usage.anonymous_bytes,
@@ -164,7 +200,7 @@ impl Processes {
         let known = self.known.entry(key).or_insert(Known {
             usage,
             activity: now.sum,
-            read: 0,
+            read: self.readings,
             active: true,
             first: level,
             asked: false,
@@ -182,7 +218,7 @@ impl Processes {
     ) -> Vec<ProcessLimitsObservation> {
         let mut chosen: Vec<(u32, u64)> = Vec::new();
         let mut list = |figure: &dyn Fn(&Known) -> Option<u64>| {
-            let figures = self.known.iter().filter(|(_, known)| known.read != 0);
+            let figures = self.known.iter();
             let mut listed: Vec<(u64, (u32, u64))> = figures
                 .filter_map(|(key, known)| Some((figure(known)?, *key)))
                 .collect();
@@ -228,6 +264,12 @@ impl Processes {
         read
     }
 
+    /// Processes there were at the last reading.
+    #[cfg(test)]
+    pub(super) fn there(&self) -> usize {
+        self.there
+    }
+
     pub(super) fn memory_view(&self) -> View {
         let (there, remedy) = (self.there, "run as root");
         if self.refused > 0 {
@@ -258,6 +300,15 @@ impl Processes {
                 "count by hand: `ls /proc/PID/fd | wc -l`",
             );
         }
+        if self.unreached == 0 && self.unread > 0 {
+            return partial(
+                &format!(
+                    "{} of {} processes, none of which ran lately, were not read yet",
+                    self.unread, self.there
+                ),
+                "look for longer (`--for 1m`)",
+            );
+        }
         self.memory_view()
     }
 }
@@ -271,21 +322,28 @@ pub(super) fn path<'a>(buffer: &'a mut String, pid: u32, file: &str) -> &'a str 
 
 /// What each process's threads did, kernel threads and the dead left out.
 fn activity(picture: &Picture) -> FxHashMap<(u32, u64), Activity> {
-    let mut starts: FxHashMap<u32, u64> = FxHashMap::default();
+    let mut starts: FxHashMap<u32, (u64, u32)> = FxHashMap::default();
     for task in picture.tasks.iter().filter(|task| task.tid == task.tgid) {
         if !task.kernel_thread {
-            starts.insert(task.tgid, task.start_ns);
+            starts.insert(task.tgid, (task.start_ns, task.threads));
         }
     }
     let mut active: FxHashMap<(u32, u64), Activity> = FxHashMap::default();
     for task in &picture.tasks {
-        let Some(start) = starts.get(&task.tgid) else {
+        let Some((start, threads)) = starts.get(&task.tgid) else {
             continue;
         };
         if matches!(task.state, TaskState::Zombie | TaskState::Dead) {
             continue;
         }
-        let of = active.entry((task.tgid, *start)).or_default();
+        let of = active.entry((task.tgid, *start)).or_insert(Activity {
+            threads: *threads,
+            idle_ns: u64::MAX,
+            ..Activity::default()
+        });
+        if let Some(since_ns) = task.off_cpu_since_ns {
+            of.idle_ns = of.idle_ns.min(picture.began_ns.saturating_sub(since_ns));
+        }
         let switches = task.voluntary_switches.wrapping_add(task.involuntary_switches);
         // The thread's id goes in as well, so that one that ends and one that begins do not cancel each other out.
         let ran = task

@@ -202,3 +202,34 @@ fn between_pictures_those_are_read_that_ran_before() {
     let reading = usage.read(&first, false).unwrap();
     assert_eq!((memory(&reading, 7), memory(&reading, 8)), (2000, 1000));
 }
+
+/// What a reading of this host costs; prints it. On a host of 5,000 processes: `tests/programs/many.c`.
+#[test]
+#[ignore = "a measurement: run it by name, built for release, with --nocapture"]
+fn cost_of_a_reading() {
+    let mut source = crate::procfs::ProcfsSource::new("/proc".into());
+    let mut usage = Usage::new(Path::new("/proc"), Path::new("/"), Path::new("/dev/kmsg"));
+    let picture = source.picture().unwrap();
+    for reading in 1..=6 {
+        // Pictures in which every tenth process runs, and at last the same one again.
+        let mut picture = picture.clone();
+        let tenth = |task: &&mut TaskObservation| task.tgid % 10 == 0;
+        if reading < 6 {
+            picture
+                .tasks
+                .iter_mut()
+                .filter(tenth)
+                .for_each(|task| task.run_ns += reading);
+        }
+        let began = Instant::now();
+        let read = usage.read(&picture, true).unwrap();
+        println!(
+            "reading {reading}: {:.1} ms, {} of {} processes, {} limits, {:?}",
+            began.elapsed().as_secs_f64() * 1e3,
+            read.processes.len(),
+            usage.processes.there(),
+            read.limits.len(),
+            usage.views.first(),
+        );
+    }
+}
