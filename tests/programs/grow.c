@@ -1,6 +1,7 @@
 /* What grows, and what only looks as if it did.
    grow threads A_SECOND MOST | pool THREADS A_SECOND | fds KIND A_SECOND MOST LIMIT | pool-fds COUNT A_SECOND
-   | churn-fds A_SECOND | heap MB_A_SECOND MOST_MB | file MB_A_SECOND PATH_MB
+   | churn-fds A_SECOND | heap MB_A_SECOND MOST_MB [RLIMIT_DATA_MB]
+   | hold MB MB_A_SECOND | file MB_A_SECOND MOST_MB
    The last number is a cap: what grows by a fault goes on until there or until it fails. */
 #include "lab.h"
 #include <sys/eventfd.h>
@@ -132,6 +133,7 @@ static void file(long mb_a_second, long most_mb)
     long sum = 0;
     snprintf(path, sizeof path, "%s/cache", getenv("RUNG_LAB_DIR"));
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    unlink(path);
     if (fd < 0 || ftruncate(fd, most_mb * (off_t)piece) != 0)
         exit(1);
     char *memory = mmap(NULL, (size_t)most_mb * piece, PROT_READ, MAP_SHARED, fd, 0);
@@ -174,6 +176,10 @@ int main(int argc, char **argv)
         lab_say("ready", 1);
         churn(one);
     } else if (!strcmp(kind, "heap")) {
+        if (argc > 4) {
+            struct rlimit limit = { (rlim_t)atol(argv[4]) << 20, (rlim_t)atol(argv[4]) << 20 };
+            lab_check(setrlimit(RLIMIT_DATA, &limit) != 0 ? errno : 0, "setrlimit");
+        }
         lab_await("go");
         heap(one, two);
     } else if (!strcmp(kind, "file")) {

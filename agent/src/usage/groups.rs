@@ -111,7 +111,11 @@ fn read_group(hierarchy: &Hierarchy, path: &str) -> Option<MemoryGroupObservatio
     group.kills = entry(&events, "oom_kill").unwrap_or(0);
     group.limit_hits = match hierarchy.unified {
         true => entry(&events, "max").unwrap_or(0),
-        false => number("memory.failcnt").unwrap_or(0),
+        // Where memory and swap together have the same limit, theirs is met first.
+        false => [number("memory.failcnt"), number("memory.memsw.failcnt")]
+            .into_iter()
+            .flatten()
+            .sum(),
     };
     Some(group)
 }

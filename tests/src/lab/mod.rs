@@ -27,9 +27,11 @@ mod half_open;
 mod inherit;
 mod leftovers;
 mod lock_contention;
+mod memory_growth;
 mod metastable;
 pub mod network;
 mod network_at_work;
+mod oom_kill;
 mod orphan;
 mod packet_loss;
 mod partition;
@@ -62,6 +64,8 @@ pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 
 /// Every case, by failure mode.
 pub const CASES: &[&[Case]] = &[
+    memory_growth::CASES,
+    oom_kill::CASES,
     fd_leak::CASES,
     deadlock::CASES,
     deadlock_runtimes::CASES,

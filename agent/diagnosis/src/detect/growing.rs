@@ -81,6 +81,11 @@ pub(super) fn in_words(seconds: f64) -> String {
     }
 }
 
+/// "20.0 MiB".
+pub(super) fn mebibytes(bytes: f64) -> String {
+    format!("{:.1} MiB", bytes / 1_048_576.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +94,6 @@ mod tests {
     fn times_are_told_in_their_own_size() {
         let told = [12.4, 600.0, 7300.0, 400_000.0].map(in_words);
         assert_eq!(told, ["12 s", "10 min", "2 h", "5 days"]);
+        assert_eq!(mebibytes(20_971_520.0), "20.0 MiB");
     }
 }

@@ -19,7 +19,9 @@ mod flapping;
 mod growing;
 mod half_open;
 mod lock_contention;
+mod memory_growth;
 mod metastable;
+mod oom_kill;
 mod orphan;
 mod packet_loss;
 mod partition;
@@ -241,6 +243,8 @@ pub struct BlindSpot {
 
 /// Every detector.
 pub static DETECTORS: &[Detector] = &[
+    memory_growth::DETECTOR,
+    oom_kill::DETECTOR,
     fd_leak::DETECTOR,
     deadlock::DETECTOR,
     lock_contention::DETECTOR,

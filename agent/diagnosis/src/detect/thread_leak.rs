@@ -24,6 +24,7 @@ use crate::finding::{Confidence, Evidence, Severity};
 use crate::index::TCP_ESTABLISHED;
 use crate::mode::Mode;
 use crate::observation::{Call, Signal, TaskObservation};
+use crate::window::is_within;
 
 pub(super) const DETECTOR: Detector = Detector {
     mode: Mode::ThreadLeak,
@@ -56,14 +57,11 @@ pub(super) fn inbound_connections(context: &Context<'_>, pid: u32) -> usize {
 /// The limit that is reached first: its name, the limit, and what is used of it.
 fn nearest_limit(context: &Context<'_>, one: &Growing<'_>) -> Option<(String, u64, u64)> {
     let group = one.limits().map_or("", |limits| limits.pids_group.as_str());
-    let above = |path: &str| {
-        group == path || path == "/" || group.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
-    };
     let groups = context
         .picture
         .pids_limits
         .iter()
-        .filter(|limit| !group.is_empty() && above(&limit.path))
+        .filter(|limit| is_within(group, &limit.path))
         .map(|limit| (format!("pids.max of {}", limit.path), limit.max, limit.current));
     let host = context.window.usage.host.map(|(_, host)| {
         let threads = context.picture.tasks.len() as u64;

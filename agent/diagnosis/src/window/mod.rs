@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 pub use self::attempts::{Attempt, Fate};
 pub use self::balance::{Balance, BalanceStep};
 pub use self::network::{FlowHistory, FlowStep, NetworkHistory, SocketHistory};
-pub use self::usage::{DescriptorKinds, GroupHistory, ProcessHistory, UsageHistory, UsageSample};
+pub use self::usage::{DescriptorKinds, GroupHistory, ProcessHistory, UsageHistory, UsageSample, is_within};
 
 use crate::observation::{
     BlockedCall, Call, EventsObservation, FutexCall, FutexOp, Picture, TaskObservation, TaskState,

@@ -192,6 +192,17 @@ impl UsageHistory {
             .map(|(key, history)| (*key, history))
     }
 
+    /// A control group and those above it, of those that have a limit on memory, by the path of the lowest.
+    pub fn groups_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a String, &'a GroupHistory)> {
+        let mut groups: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|(above, _)| is_within(path, above))
+            .collect();
+        groups.sort_unstable_by_key(|(path, _)| path.as_str());
+        groups.into_iter()
+    }
+
     /// Adds a reading that was taken with this picture, or after it and before the next one.
     pub(super) fn add(&mut self, usage: &UsageObservation, picture: &Picture) {
         if self.last_ns == 0 {
@@ -258,6 +269,12 @@ impl UsageHistory {
     }
 }
 
+/// Whether a control group is another one, or below it.
+pub fn is_within(path: &str, above: &str) -> bool {
+    let below = path.strip_prefix(above.trim_end_matches('/'));
+    !path.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +289,12 @@ mod tests {
             });
         }
         history
+    }
+
+    #[test]
+    fn groups_lie_within_those_above_them() {
+        assert!(is_within("/a/b", "/a") && is_within("/a", "/a") && is_within("/a", "/"));
+        assert!(!is_within("/ab", "/a") && !is_within("/a", "/a/b") && !is_within("", "/"));
     }
 
     #[test]
