@@ -213,7 +213,7 @@ fn cost_of_a_reading() {
     for reading in 1..=6 {
         // Pictures in which every tenth process runs, and at last the same one again.
         let mut picture = picture.clone();
-        let tenth = |task: &&mut TaskObservation| task.tgid % 10 == 0;
+        let tenth = |task: &&mut TaskObservation| task.tgid.is_multiple_of(10);
         if reading < 6 {
             picture
                 .tasks
