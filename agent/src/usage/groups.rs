@@ -23,6 +23,8 @@ pub(super) struct MemoryGroups {
     top: PathBuf,
     /// Where the hierarchy is; `None` before the first look, and inside if there is none.
     hierarchy: Option<Option<Hierarchy>>,
+    /// Groups that had a limit when they were last read: a kill in them counts also when nobody is left there.
+    limited: BTreeSet<String>,
 }
 
 impl MemoryGroups {
@@ -30,6 +32,7 @@ impl MemoryGroups {
         MemoryGroups {
             top: top.to_owned(),
             hierarchy: None,
+            limited: BTreeSet::new(),
         }
     }
 
@@ -49,7 +52,7 @@ impl MemoryGroups {
         let Some(hierarchy) = hierarchy else {
             return Vec::new();
         };
-        let mut paths: BTreeSet<&str> = BTreeSet::new();
+        let mut paths: BTreeSet<&str> = self.limited.iter().map(String::as_str).collect();
         for limits in limits {
             let mut path = limits.memory_group.as_str();
             while path.len() > 1 {
@@ -58,12 +61,14 @@ impl MemoryGroups {
             }
         }
         let inside = |path: &&str| !path.split('/').any(|part| part == "..");
-        paths
+        let groups: Vec<MemoryGroupObservation> = paths
             .into_iter()
             .filter(inside)
             .take(GROUPS_MAX)
             .filter_map(|path| read_group(hierarchy, path))
-            .collect()
+            .collect();
+        self.limited = groups.iter().map(|group| group.path.clone()).collect();
+        groups
     }
 
     pub(super) fn view(&self) -> View {

@@ -111,6 +111,10 @@ fn limits_come_with_the_groups_above_that_have_one() {
     );
     assert_eq!((group.used_bytes, group.reclaimable_bytes), (300_000_000, 570));
     assert_eq!((group.kills, group.limit_hits), (2, 3));
+    // Its only process was killed: that is to be seen all the same.
+    tree.file("cg/memory/box/memory.oom_control", "oom_kill 3\n");
+    let after = usage.read(&Picture::default(), true).unwrap();
+    assert_eq!((after.limits.len(), after.groups[0].kills), (0, 3));
 }
 
 #[test]

@@ -23,6 +23,15 @@ pub(crate) const CASES: &[Case] = &[
     .needs(NEEDS)
     .look_seconds(7),
     Case::fault(
+        "oom-kill-leak",
+        OomKill,
+        "a leak of 20 MB/s that is seen to its end at the limit of its control group, 500 MB",
+        leak,
+    )
+    .needs(NEEDS)
+    .look_seconds(8)
+    .bound_seconds(40),
+    Case::fault(
         "oom-kill-other-victim",
         OomKill,
         "a process grows until another one, which the kernel prefers to kill, is killed in its place",
@@ -84,6 +93,23 @@ fn hog(stage: &mut Stage) -> Result<Truth> {
         std::fs::write(cue, "")?;
         killed(kills, victim)
     }));
+    Ok(truth)
+}
+
+fn leak(stage: &mut Stage) -> Result<Truth> {
+    let pid = start(stage, 500, &["heap", "20", "600"])?;
+    for mb in [180, 360] {
+        bite::until("it grows", || anonymous_bytes(pid) >= mb * MB)?;
+    }
+    let victim = Identity::of(pid).context("it is gone")?;
+    let kills = counter(stage)?;
+    ensure!(kills()? == 0, "somebody was killed already");
+    let mut truth = Truth::fault(OomKill, pid, Instant::now())
+        .party(Role::Victim, pid)
+        .says(stage.memory()?.path())
+        .figure("kills", 1.0, 0.0)
+        .figure("limit", (500 * MB) as f64, 0.0);
+    truth.trigger = Some(Box::new(move || killed(kills, victim)));
     Ok(truth)
 }
 

@@ -129,7 +129,8 @@ fn by_counter(context: &Context<'_>, group: Option<&str>, kills: u64) -> Story {
         .processes
         .iter()
         .filter(|(key, history)| {
-            let is_gone = history.seen_ns < usage.last_ns && !context.index.lives(key.0);
+            let same = context.index.process(key.0).filter(|task| task.start_ns == key.1);
+            let is_gone = same.is_none() || !context.index.lives(key.0);
             is_gone && group.is_none_or(|group| is_member(history, group))
         })
         .map(|(key, history)| Victim {
@@ -235,6 +236,7 @@ fn draft(context: &Context<'_>, story: &Story) -> Option<Draft> {
     let group = story.group.as_ref().and_then(|path| usage.groups.get(path));
     let limit = match &story.group {
         Some(_) => group.and_then(|group| group.last.limit_bytes),
+        None if story.constraint.is_empty() => None,
         None => usage.host.map(|(_, host)| host.memory_bytes),
     };
     let killed: u64 = story.victims.iter().map(|victim| victim.anonymous_bytes).sum();
