@@ -22,7 +22,7 @@ use super::thread_leak::inbound_connections;
 use super::{Context, Detector, Draft};
 use crate::finding::{Confidence, Evidence, Severity};
 use crate::mode::Mode;
-use crate::observation::{Signal, TaskObservation};
+use crate::observation::{Signal, Source, TaskObservation};
 use crate::window::DescriptorKinds;
 
 pub(super) const DETECTOR: Detector = Detector {
@@ -94,33 +94,30 @@ fn full(context: &Context<'_>) -> Vec<Draft> {
             .get(&pid)
             .copied()
             .unwrap_or_default();
-        draft
-            .evidence
-            .extend(by_kind(kinds, count as f64).iter().map(|(kind, number)| {
-                Evidence::new(
-                    &format!("of_these {kind}"),
-                    *number,
-                    "descriptors",
-                    context.source(),
-                )
-            }));
+        draft.evidence.extend(
+            by_kind(kinds, u32::try_from(count).unwrap_or(u32::MAX))
+                .iter()
+                .map(|(kind, number)| of_kind("held", kind, *number, context.source())),
+        );
         drafts.push(draft);
     }
     drafts
 }
 
 /// How many there are of each kind, the most frequent first; what the picture does not list are files and the like.
-fn by_kind(kinds: DescriptorKinds, count: f64) -> Vec<(&'static str, f64)> {
-    let mut named: Vec<(&'static str, f64)> = kinds
-        .named()
-        .into_iter()
-        .map(|(kind, number)| (kind, f64::from(number)))
-        .collect();
-    let listed: f64 = named.iter().map(|(_, number)| number).sum();
-    named.push(("files and others", (count - listed).max(0.0)));
-    named.retain(|(_, number)| *number > 0.0);
-    named.sort_by(|one, other| other.1.total_cmp(&one.1));
+fn by_kind(kinds: DescriptorKinds, count: u32) -> Vec<(&'static str, u32)> {
+    let mut named = kinds.named().to_vec();
+    let listed: u32 = named.iter().map(|(_, number)| number).sum();
+    named.push(("files and others", count.saturating_sub(listed)));
+    named.retain(|(_, number)| *number > 0);
+    named.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
     named
+}
+
+/// A number of one kind, such as `growth_event_polls`.
+fn of_kind(what: &str, kind: &str, number: u32, source: Source) -> Evidence {
+    let signal = format!("{what}_{}", kind.to_lowercase().replace(' ', "_"));
+    Evidence::new(&signal, number, "descriptors", source)
 }
 
 fn leak(context: &Context<'_>, one: &Growing<'_>, now: DescriptorKinds) -> Option<Draft> {
@@ -133,7 +130,7 @@ fn leak(context: &Context<'_>, one: &Growing<'_>, now: DescriptorKinds) -> Optio
     if follows && share < context.settings.growth.descriptors_share {
         return None;
     }
-    let kinds = by_kind(risen, one.trend.rise);
+    let kinds = by_kind(risen, one.trend.rise as u32);
     let comm = context.comm(one.pid);
     let mut summary = format!(
         "{comm} ({}) opens ever more descriptors: {} now, {:.1} more a second",
@@ -146,13 +143,13 @@ fn leak(context: &Context<'_>, one: &Growing<'_>, now: DescriptorKinds) -> Optio
     draft.evidence = vec![
         Evidence::from_file("descriptors", one.last.descriptors, "descriptors", SOURCE),
         Evidence::from_file("growth_rate", one.trend.slope, "descriptors/s", SOURCE),
-        Evidence::from_file("growth", one.trend.rise, "descriptors", SOURCE),
+        Evidence::from_file("growth", one.trend.rise as u64, "descriptors", SOURCE),
     ];
     let source = context.source();
     draft.evidence.extend(
-        kinds.iter().map(|(kind, number)| {
-            Evidence::new(&format!("growth of {kind}"), *number, "descriptors", source)
-        }),
+        kinds
+            .iter()
+            .map(|(kind, number)| of_kind("growth", kind, *number, source)),
     );
     if let Some(limit) = limit {
         draft

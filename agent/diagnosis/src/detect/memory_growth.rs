@@ -109,8 +109,8 @@ fn draft(context: &Context<'_>, one: &Growing<'_>, limit: &Limit) -> Option<Draf
     let fact = |signal, value: f64, unit| Evidence::from_file(signal, value, unit, SOURCE);
     draft.evidence = vec![
         Evidence::from_file("anonymous", one.last.anonymous_bytes, "bytes", SOURCE),
-        fact("growth_rate", one.trend.slope.round(), "bytes/s"),
-        fact("growth", one.trend.rise, "bytes"),
+        Evidence::from_file("growth_rate", one.trend.slope as u64, "bytes/s", SOURCE),
+        Evidence::from_file("growth", one.trend.rise as u64, "bytes", SOURCE),
         fact("watched", one.trend.seconds, "s"),
         fact("time_to_exhaustion", time.seconds, "s"),
         fact("earliest_exhaustion", time.earliest, "s"),

@@ -78,7 +78,7 @@ fn draft(context: &Context<'_>, one: &Growing<'_>) -> Draft {
     let mut evidence = vec![
         Evidence::new("threads", one.last.threads, "threads", source),
         Evidence::new("growth_rate", one.trend.slope, "threads/s", source),
-        Evidence::new("growth", one.trend.rise, "threads", source),
+        Evidence::new("growth", one.trend.rise as u64, "threads", source),
     ];
     let mut summary = format!(
         "{comm} ({pid}) makes ever more threads: {} now, {:.1} more a second",

@@ -128,8 +128,8 @@ fn descriptors_that_are_never_closed_are_a_leak_of_their_kind() {
     );
     let draft = one(scene.drafts(Mode::FdLeak));
     assert_eq!(figure(&draft, "growth_rate"), 20.0);
-    assert_eq!(figure(&draft, "growth of TCP and UDP sockets"), 75.0);
-    assert_eq!(figure(&draft, "growth of files and others"), 25.0);
+    assert_eq!(figure(&draft, "growth_tcp_and_udp_sockets"), 75.0);
+    assert_eq!(figure(&draft, "growth_files_and_others"), 25.0);
     assert_eq!(figure(&draft, "time_to_exhaustion"), 10.0);
     assert_eq!(draft.severity, Severity::Critical);
     assert!(
