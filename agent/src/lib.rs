@@ -6,6 +6,7 @@ mod detail;
 pub mod engine;
 #[cfg(test)]
 mod fake_tree;
+mod hierarchies;
 pub mod host;
 pub mod hosts;
 pub mod locks;
@@ -16,5 +17,6 @@ mod redact;
 pub mod sock_diag;
 pub mod syscalls;
 mod tcp_info;
+mod usage;
 pub mod user_memory;
 mod write_calls;

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rung_diagnosis::observation::PidsLimitObservation;
 
+use crate::hierarchies;
+
 /// Groups visited at most.
 const GROUPS_MAX: usize = 4096;
 /// Members listed of one group at most.
@@ -55,7 +57,7 @@ pub fn read(mountinfo: &Path, root: &Path) -> Result<PidsLimits, PidsLimitsError
         path: mountinfo.to_owned(),
         source,
     })?;
-    let hierarchies = hierarchies(&text, root);
+    let hierarchies = hierarchies::with_controller(&text, root, "pids");
     if hierarchies.is_empty() {
         return Err(PidsLimitsError::NoHierarchy {
             path: mountinfo.to_owned(),
@@ -64,49 +66,9 @@ pub fn read(mountinfo: &Path, root: &Path) -> Result<PidsLimits, PidsLimitsError
     let mut limits = PidsLimits::default();
     let mut visited = 0;
     for hierarchy in hierarchies {
-        walk(&hierarchy, &mut visited, &mut limits);
+        walk(&hierarchy.top, &mut visited, &mut limits);
     }
     Ok(limits)
-}
-
-/// Mount points of the hierarchies that have the controller, each once (proc_pid_mountinfo(5)).
-fn hierarchies(mountinfo: &[u8], root: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
-    for line in String::from_utf8_lossy(mountinfo).lines() {
-        let Some((before, after)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut before = before.split(' ').skip(2);
-        let (Some(device), Some(_), Some(at)) = (before.next(), before.next(), before.next()) else {
-            continue;
-        };
-        let mut after = after.split(' ');
-        let (kind, options) = (after.next(), after.nth(1).unwrap_or_default());
-        let at = root.join(unescape(at).trim_start_matches('/'));
-        let has_controller = match kind {
-            Some("cgroup") => options.split(',').any(|option| option == "pids"),
-            Some("cgroup2") => std::fs::read_to_string(at.join("cgroup.controllers")).is_ok_and(|text| {
-                text.split_ascii_whitespace()
-                    .any(|controller| controller == "pids")
-            }),
-            _ => false,
-        };
-        // The same hierarchy may be mounted more than once (in chroots): one device number each.
-        if has_controller && !found.iter().any(|(known, _)| known == device) {
-            found.push((device.to_owned(), at));
-        }
-    }
-    found.into_iter().map(|(_, at)| at).collect()
-}
-
-/// Blanks and backslashes in mountinfo are written as `\040`.
-fn unescape(text: &str) -> String {
-    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
-        .iter()
-        .fold(text.to_owned(), |text, rule| {
-            let (code, character) = rule.split_at(4);
-            text.replace(code, character)
-        })
 }
 
 /// Breadth first, so that a bound on the walk cuts the deep groups.

@@ -16,11 +16,12 @@ const TOLERANCE_NS: u64 = 1_000_000_000;
 /// Where two findings reach each other, the one whose mode stands first explains the other: structural modes first, then
 /// what the network does, then who is slow or full, and last what clients make of it.
 fn precedence(mode: Mode) -> usize {
-    const ORDER: [Mode; 29] = [
+    const ORDER: [Mode; 33] = [
         Mode::Deadlock,
         Mode::ProcessDeadlock,
         Mode::StoppedProcess,
         Mode::Orphan,
+        Mode::ThreadLeak,
         Mode::ProcessChurn,
         Mode::LockContention,
         Mode::FileLockWait,
@@ -42,6 +43,9 @@ fn precedence(mode: Mode) -> usize {
         Mode::RetryStorm,
         Mode::ThreadPileUp,
         Mode::CloseWaitLeak,
+        Mode::FdLeak,
+        Mode::MemoryGrowth,
+        Mode::OomKill,
         Mode::Zombie,
         Mode::HalfOpen,
         Mode::AsymmetricTraffic,
@@ -68,6 +72,13 @@ fn explains_own_subject(cause: &Draft, effect: &Draft) -> bool {
             matches!(effect.mode, Mode::RetryStorm | Mode::RetryAmplification) && same_remote(cause, effect)
         }
         Mode::RetryAmplification => effect.mode == Mode::RetryStorm && same_remote(cause, effect),
+        // Threads bring stacks and descriptors, and use up the limit on tasks; memory that grows ends in a kill.
+        Mode::ThreadLeak => matches!(
+            effect.mode,
+            Mode::MemoryGrowth | Mode::FdLeak | Mode::ProcessChurn | Mode::OomKill
+        ),
+        Mode::MemoryGrowth => effect.mode == Mode::OomKill,
+        Mode::CloseWaitLeak => effect.mode == Mode::FdLeak,
         _ => false,
     }
 }
@@ -119,11 +130,16 @@ fn same_port(one: &Draft, other: &Draft) -> bool {
 fn can_explain_others(mode: Mode) -> bool {
     !matches!(
         mode,
-        Mode::ThreadPileUp
-            | Mode::BreakerOpen
-            | Mode::HalfOpen
-            | Mode::AsymmetricTraffic
-            | Mode::CloseWaitLeak
+        Mode::ThreadPileUp | Mode::BreakerOpen | Mode::HalfOpen | Mode::AsymmetricTraffic
+    )
+}
+
+/// Whether a process uses ever more of something. That is no reason why others wait for it, so it explains only what else
+/// is said of the same process.
+fn is_growth(mode: Mode) -> bool {
+    matches!(
+        mode,
+        Mode::ThreadLeak | Mode::FdLeak | Mode::MemoryGrowth | Mode::OomKill | Mode::CloseWaitLeak
     )
 }
 
@@ -225,6 +241,9 @@ fn explains(cause: &Draft, effect: &Draft) -> bool {
     }
     if cause.mode == Mode::Orphan && cause.subject.pid == effect.subject.pid {
         return true;
+    }
+    if is_growth(cause.mode) || effect.mode == Mode::OomKill {
+        return cause.subject.pid == effect.subject.pid && explains_own_subject(cause, effect);
     }
     if !can_explain_others(cause.mode) || is_part_of_loop(cause, effect) {
         return false;

@@ -210,6 +210,22 @@ fn finding(context: &Context<'_>, draft: &Draft, id: &str, cause: Option<String>
         {
             named.comm = comm.to_string();
         }
+        // Gone by now, but its use of memory was seen.
+        if context.index.process(party.pid).is_none()
+            && let Some((key, history)) = context.window.usage.process(party.pid)
+        {
+            named.comm = history.comm.to_string();
+            named.start_ticks = key.1 / TICK_NS;
+        } else if let Some(kill) = context
+            .window
+            .usage
+            .kills
+            .iter()
+            .rfind(|kill| kill.victim == party.pid)
+            && context.index.process(party.pid).is_none()
+        {
+            named.comm = kill.comm.to_string();
+        }
         named
     };
     Finding {

@@ -67,11 +67,13 @@ pub enum Role {
     Listener,
     /// It holds what others want.
     Holder,
+    /// It was killed.
+    Victim,
 }
 
 display_kebab!(Role {
     Waiter "waiter", Owner "owner", Reader "reader", Writer "writer", Parent "parent", Child "child", Peer "peer",
-    Listener "listener", Holder "holder",
+    Listener "listener", Holder "holder", Victim "victim",
 });
 
 /// The connection, or the destination, that a finding is about.

@@ -5,6 +5,7 @@ pub mod detect;
 pub mod diagnose;
 pub mod finding;
 pub mod graph;
+pub mod growth;
 pub mod handbook;
 pub mod index;
 pub mod mode;

@@ -1,11 +1,13 @@
 //! Thresholds. Structure (a proof) needs none; these are for waits that could still end.
 
+mod growth;
 mod network;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::growth::GrowthSettings;
 pub use self::network::NetworkSettings;
 
 /// Every threshold, with the project's defaults.
@@ -46,6 +48,8 @@ pub struct Settings {
     pub rate_window: Duration,
     /// What goes wrong over the network.
     pub network: NetworkSettings,
+    /// What grows until something breaks.
+    pub growth: GrowthSettings,
     /// Attempts a second to one destination from which on failing ones are a retry storm.
     pub storm_rate: f64,
     /// Share of these attempts that has to fail.
@@ -116,6 +120,7 @@ impl Default for Settings {
             churn_least: 50,
             rate_window: Duration::from_millis(4500),
             network: NetworkSettings::default(),
+            growth: GrowthSettings::default(),
             storm_rate: 5.0,
             storm_failing: 0.5,
             storm_length: Duration::from_secs(10),

@@ -80,9 +80,25 @@ impl Engine {
         loop {
             let left = request.window.saturating_sub(began.elapsed());
             let pause = INTERVAL.max(cost * DUTY).min(left);
-            let stop = tokio::select! {
-                () = tokio::time::sleep(pause) => began.elapsed() >= request.window,
-                _ = &mut interrupted => true,
+            let next_picture = Instant::now() + pause;
+            let stop = loop {
+                // Pictures of a large host are far apart. What processes use keeps to its own pace between them.
+                let usage_due = self.probe.usage_due().unwrap_or(next_picture);
+                let next = usage_due.min(next_picture);
+                tokio::select! {
+                    () = tokio::time::sleep_until(next.into()) => {}
+                    _ = &mut interrupted => break true,
+                }
+                // Just before a picture, the reading comes with it.
+                if Instant::now() + INTERVAL / 2 >= next_picture {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(next_picture.into()) => break began.elapsed() >= request.window,
+                        _ = &mut interrupted => break true,
+                    }
+                }
+                if let Some(usage) = self.probe.usage_between(&window.last) {
+                    window.push_usage(&usage);
+                }
             };
             cost = self.add_picture(&mut window)?;
             if stop {

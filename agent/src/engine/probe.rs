@@ -1,20 +1,22 @@
-//! The chosen source with what it needs around it: file locks, limits of control groups, network namespaces, processes
-//! it does not show.
+//! The chosen source with what it needs around it: file locks, limits of control groups, network namespaces, what
+//! processes use, processes it does not show.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rung_diagnosis::observation::{Call, EventsObservation, Picture, Signal, Source, View};
+use rung_diagnosis::observation::{Call, EventsObservation, Picture, Signal, Source, UsageObservation, View};
 
 use super::{EngineError, SourceChoice};
 use crate::bpf::{BpfSource, Unavailable};
 use crate::networks::{Networks, Reading};
 use crate::procfs::ProcfsSource;
+use crate::usage::Usage;
 use crate::{clock, locks, pids_limits, write_calls};
 
 pub(super) const PROC: &str = "/proc";
 pub(super) const HOSTS: &str = "/etc/hosts";
+const KERNEL_LOG: &str = "/dev/kmsg";
 /// Limits of control groups change slowly, and reading them costs more than a picture.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 /// Counters of namespaces are for rates, and the list of sockets that nobody holds can be long: it is read at most so
@@ -40,8 +42,9 @@ pub(super) struct Probe {
     limits: Result<pids_limits::PidsLimits, String>,
     networks: Networks,
     networks_read: Option<NetworksRead>,
-    /// What the last picture spent on them.
-    networks_cost: Duration,
+    usage: Usage,
+    /// What the last picture spent on namespaces and on what processes use.
+    apart: Duration,
 }
 
 /// The last reading of namespaces.
@@ -76,7 +79,8 @@ impl Probe {
             limits: Err("not read yet".into()),
             networks: Networks::new(PathBuf::from(PROC), true),
             networks_read: None,
-            networks_cost: Duration::ZERO,
+            usage: Usage::new(Path::new(PROC), Path::new("/"), Path::new(KERNEL_LOG)),
+            apart: Duration::ZERO,
         })
     }
 
@@ -110,6 +114,7 @@ impl Probe {
                     blind(&mut picture, &[Signal::PipeFill, Signal::ExitEvents], refused);
                 }
                 self.add_networks(&mut picture);
+                self.apart += self.usage.add_to(&mut picture);
                 return Ok((picture, self.procfs.take_flows()));
             }
         };
@@ -133,6 +138,7 @@ impl Probe {
         write_calls::add(&mut picture, Path::new(PROC));
         self.add_limits(&mut picture);
         self.add_networks(&mut picture);
+        self.apart += self.usage.add_to(&mut picture);
         Ok((picture, events))
     }
 
@@ -180,19 +186,29 @@ impl Probe {
         missing
     }
 
+    /// A reading of what processes use, if one is due before the next picture; `last` is the one before.
+    pub(super) fn usage_between(&mut self, last: &Picture) -> Option<UsageObservation> {
+        self.usage.between(last)
+    }
+
+    /// When that is due.
+    pub(super) fn usage_due(&self) -> Option<Instant> {
+        self.usage.due()
+    }
+
     /// What the last picture spent on what has a pace of its own, and so does not count against that of pictures.
     pub(super) fn spent_apart(&self) -> Duration {
-        self.networks_cost
+        self.apart
     }
 
     fn add_networks(&mut self, picture: &mut Picture) {
         let due = |last: &NetworksRead| last.at.elapsed() >= NETWORKS_INTERVAL.max(last.cost * NETWORKS_DUTY);
-        self.networks_cost = Duration::ZERO;
+        self.apart = Duration::ZERO;
         if self.networks_read.as_ref().is_none_or(due) {
             let at = Instant::now();
             let reading = self.networks.read(picture);
             let cost = at.elapsed();
-            self.networks_cost = cost;
+            self.apart += cost;
             self.networks_read = Some(NetworksRead { at, cost, reading });
         }
         if let Some(last) = &self.networks_read {

@@ -10,13 +10,13 @@ use rustix::io::{Errno, Result};
 
 /// Reusable buffers.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     content: Vec<u8>,
     entries: Vec<u8>,
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Reader {
             content: vec![0; 16 << 10],
             entries: Vec::with_capacity(64 << 10),
@@ -24,7 +24,7 @@ impl Reader {
     }
 
     /// The content of a file that the kernel makes in one piece (`single_open`), as those of one thread are.
-    pub(super) fn record(&mut self, dir: BorrowedFd<'_>, path: &str) -> Result<&[u8]> {
+    pub(crate) fn record(&mut self, dir: BorrowedFd<'_>, path: &str) -> Result<&[u8]> {
         let file = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut length = rustix::io::read(&file, &mut self.content[..])?;
         while length == self.content.len() {
@@ -35,7 +35,7 @@ impl Reader {
     }
 
     /// The content of a file of many records, such as /proc/locks.
-    pub(super) fn whole(&mut self, dir: BorrowedFd<'_>, path: &str) -> Result<&[u8]> {
+    pub(crate) fn whole(&mut self, dir: BorrowedFd<'_>, path: &str) -> Result<&[u8]> {
         let file = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut length = 0;
         loop {
@@ -50,7 +50,7 @@ impl Reader {
     }
 
     /// The entries of a directory that are numbers, into `numbers`.
-    pub(super) fn numbers(&mut self, dir: BorrowedFd<'_>, path: &str, numbers: &mut Vec<u32>) -> Result<()> {
+    pub(crate) fn numbers(&mut self, dir: BorrowedFd<'_>, path: &str, numbers: &mut Vec<u32>) -> Result<()> {
         numbers.clear();
         let dir = open_directory(dir, path)?;
         self.entries.clear();
@@ -68,30 +68,30 @@ impl Reader {
 }
 
 /// Opens a directory to list it.
-pub(super) fn open_directory(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+pub(crate) fn open_directory(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(dir, path, flags, Mode::empty())
 }
 
 /// Opens a directory as a base for paths. A directory of /proc/PID stays that process's: once it has ended, every
 /// use fails, whoever has its pid then.
-pub(super) fn open_base(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+pub(crate) fn open_base(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(dir, path, flags, Mode::empty())
 }
 
 /// The process or thread has ended.
-pub(super) fn is_gone(error: Errno) -> bool {
+pub(crate) fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::SRCH)
 }
 
 /// Permission is missing.
-pub(super) fn is_refused(error: Errno) -> bool {
+pub(crate) fn is_refused(error: Errno) -> bool {
     matches!(error, Errno::PERM | Errno::ACCESS)
 }
 
 /// A number in decimal digits and nothing else.
-pub(super) fn decimal(bytes: &[u8]) -> Option<u32> {
+pub(crate) fn decimal(bytes: &[u8]) -> Option<u32> {
     str::from_utf8(bytes)
         .ok()
         .filter(|text| text.as_bytes().iter().all(u8::is_ascii_digit))?
@@ -101,14 +101,14 @@ pub(super) fn decimal(bytes: &[u8]) -> Option<u32> {
 
 /// Paths of the files of one thread, below the directory of its process, in one reused buffer.
 #[derive(Debug, Default)]
-pub(super) struct ThreadPath {
+pub(crate) struct ThreadPath {
     path: String,
     prefix: usize,
 }
 
 impl ThreadPath {
     /// `None`: the process's own files, which are those of its leader.
-    pub(super) fn point_at(&mut self, tid: Option<u32>) {
+    pub(crate) fn point_at(&mut self, tid: Option<u32>) {
         self.path.clear();
         if let Some(tid) = tid {
             // Writing to a String cannot fail.
@@ -117,7 +117,7 @@ impl ThreadPath {
         self.prefix = self.path.len();
     }
 
-    pub(super) fn file(&mut self, name: &str) -> &str {
+    pub(crate) fn file(&mut self, name: &str) -> &str {
         self.path.truncate(self.prefix);
         self.path.push_str(name);
         &self.path

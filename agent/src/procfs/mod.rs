@@ -12,7 +12,7 @@
 mod clock;
 mod descriptors;
 mod fdinfo;
-mod files;
+pub(crate) mod files;
 mod flows;
 mod rows;
 mod tally;

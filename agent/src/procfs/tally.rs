@@ -54,7 +54,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// The views of all signals but those that are read apart from the walk: see [`crate::networks`].
+    /// The views of all signals but those that are read apart from the walk: see [`crate::networks`] and [`crate::usage`].
     pub(super) fn sight(&self, vantage: &Vantage) -> Sight {
         let all = self.calls_refused == 0 && self.hidden == 0 && vantage.hidepid.is_none();
         let source = if all { Source::Procfs } else { Source::ProcfsOwn };
@@ -73,7 +73,12 @@ impl Tally {
                 Signal::UnixSockets => self.unix_sockets(),
                 Signal::InetSockets => self.inet_sockets(),
                 Signal::TcpFigures => self.tcp_figures(),
-                Signal::OwnerlessSockets | Signal::NetworkCounters => continue,
+                Signal::OwnerlessSockets
+                | Signal::NetworkCounters
+                | Signal::MemoryUse
+                | Signal::DescriptorCounts
+                | Signal::UsageLimits
+                | Signal::OomLog => continue,
                 Signal::ConnectEvents => self.connect_events(),
                 Signal::ConnectionFates => blind("refusals and resets leave no trace in pictures", BPF),
                 Signal::RequestTurns => self.request_turns(),
@@ -287,7 +292,14 @@ mod tests {
     #[test]
     fn every_signal_has_a_view() {
         let sight = Tally::default().sight(&Vantage::default());
-        let apart = [Signal::OwnerlessSockets, Signal::NetworkCounters];
+        let apart = [
+            Signal::OwnerlessSockets,
+            Signal::NetworkCounters,
+            Signal::MemoryUse,
+            Signal::DescriptorCounts,
+            Signal::UsageLimits,
+            Signal::OomLog,
+        ];
         let mut signals = Signal::ALL.iter();
         assert!(signals.all(|signal| sight.view(*signal).is_some() != apart.contains(signal)));
         assert_eq!(sight.source, Source::Procfs);

@@ -27,6 +27,8 @@ pub enum Need {
     Root,
     /// A writable cgroup hierarchy with the pids controller.
     PidsCgroup,
+    /// A writable cgroup hierarchy with the memory controller.
+    MemoryCgroup,
     /// The server programs of PostgreSQL, which Debian keeps off PATH.
     Postgresql,
 }
@@ -43,6 +45,9 @@ impl Need {
             Need::PidsCgroup => super::cgroup::pids_root()
                 .is_none()
                 .then(|| "no writable pids cgroup".to_owned()),
+            Need::MemoryCgroup => super::cgroup::memory_root()
+                .is_none()
+                .then(|| "no writable memory cgroup".to_owned()),
         }
     }
 }

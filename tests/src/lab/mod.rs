@@ -21,15 +21,18 @@ mod cross_region_latency;
 mod deadlock;
 mod deadlock_runtimes;
 mod dns_stall;
+mod fd_leak;
 mod file_lock_wait;
 mod flapping;
 mod half_open;
 mod inherit;
 mod leftovers;
 mod lock_contention;
+mod memory_growth;
 mod metastable;
 pub mod network;
 mod network_at_work;
+mod oom_kill;
 mod orphan;
 mod packet_loss;
 mod partition;
@@ -49,6 +52,7 @@ mod sockets;
 mod stage;
 mod stopped_process;
 pub mod sweep;
+mod thread_leak;
 mod truth;
 mod unix_socket_stall;
 mod weird;
@@ -61,9 +65,13 @@ pub use truth::{Certainty, Figure, Party, Role, Trigger, Truth};
 
 /// Every case, by failure mode.
 pub const CASES: &[&[Case]] = &[
+    memory_growth::CASES,
+    oom_kill::CASES,
+    fd_leak::CASES,
     deadlock::CASES,
     deadlock_runtimes::CASES,
     lock_contention::CASES,
+    thread_leak::CASES,
     zombie::CASES,
     orphan::CASES,
     pipe_stall::CASES,

@@ -20,6 +20,7 @@ programs!(
     "pool.c",
     "fork.c",
     "many.c",
+    "grow.c",
     "lab.py",
     "threads.py",
     "pipes.py",

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use super::cgroup::PidsGroup;
+use super::cgroup::{MemoryGroup, PidsGroup};
 use super::network::Network;
 use super::sweep::{self, Identity, MARK};
 use super::{proc, programs};
@@ -174,6 +174,7 @@ pub struct Stage {
     children: Vec<Child>,
     owned: Vec<Identity>,
     group: Option<PidsGroup>,
+    memory: Option<MemoryGroup>,
     pub(super) network: Option<Network>,
     guard: Option<Child>,
 }
@@ -206,6 +207,7 @@ impl Stage {
             children: Vec::new(),
             owned: Vec::new(),
             group: None,
+            memory: None,
             network: None,
             guard: Some(guard),
         })
@@ -360,6 +362,17 @@ impl Stage {
         self.group.as_ref().context("the stage has no control group")
     }
 
+    /// A control group of at most so much memory that goes when the stage goes.
+    pub fn memory_group(&mut self, limit_bytes: u64) -> Result<&MemoryGroup> {
+        ensure!(self.memory.is_none(), "a stage has one memory group");
+        Ok(self.memory.insert(MemoryGroup::new(&self.mark, limit_bytes)?))
+    }
+
+    /// The stage's control group for memory.
+    pub fn memory(&self) -> Result<&MemoryGroup> {
+        self.memory.as_ref().context("the stage has no memory group")
+    }
+
     /// A pipe whose ends only go where the case hands them.
     pub fn pipe(&self) -> Result<(io::PipeReader, io::PipeWriter)> {
         io::pipe().context("cannot make a pipe")
@@ -383,6 +396,7 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.group = None;
+        self.memory = None;
         self.network = None;
         fs::remove_dir_all(&self.dir)?;
         Ok(())

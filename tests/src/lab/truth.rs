@@ -19,6 +19,7 @@ pub enum Role {
     Peer,
     Listener,
     Holder,
+    Victim,
 }
 
 impl Role {
@@ -34,6 +35,7 @@ impl Role {
             Role::Peer => "peer",
             Role::Listener => "listener",
             Role::Holder => "holder",
+            Role::Victim => "victim",
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::mode::Mode;
 use crate::observation::{
     BlockedCall, Call, Comm, DescriptorObservation, Direction, EventsObservation, FdObject, FileId, FlowKey,
     FlowObservation, HostObservation, InetObservation, NetworkObservation, Picture, PipeFill,
-    PipeObservation, Signal, SocketId, TaskObservation, TaskState, TcpFigures, View,
+    PipeObservation, ProcessLimitsObservation, ProcessUsageObservation, Signal, SocketId, TaskObservation,
+    TaskState, TcpFigures, UsageObservation, View,
 };
 use crate::report::Report;
 use crate::settings::Settings;
@@ -291,6 +292,60 @@ impl Scene {
             self.picture.networks.len() - 1
         });
         &mut self.picture.networks[at]
+    }
+
+    /// What a process uses now: anonymous memory and descriptors, beside what was said of others at this moment.
+    pub(crate) fn uses(&mut self, pid: u32, anonymous_bytes: u64, descriptors: u32) {
+        let at_ns = self.now_ns();
+        let start_ns = self.start_ns(pid);
+        let threads = self
+            .picture
+            .tasks
+            .iter()
+            .find(|task| task.tid == pid)
+            .unwrap()
+            .threads;
+        let usage = self.reading(at_ns);
+        usage.processes.push(ProcessUsageObservation {
+            pid,
+            start_ns,
+            anonymous_bytes,
+            descriptors: Some(descriptors),
+            threads,
+            ..ProcessUsageObservation::default()
+        });
+    }
+
+    /// A limit of a process on descriptors, and its control groups for memory and tasks.
+    pub(crate) fn limits(&mut self, pid: u32, descriptors: u64, group: &str) {
+        let at_ns = self.now_ns();
+        let start_ns = self.start_ns(pid);
+        let usage = self.reading(at_ns);
+        usage.limits.push(ProcessLimitsObservation {
+            pid,
+            start_ns,
+            descriptors: Some(descriptors),
+            memory_group: group.into(),
+            pids_group: group.into(),
+            ..ProcessLimitsObservation::default()
+        });
+    }
+
+    fn start_ns(&self, pid: u32) -> u64 {
+        let task = self.picture.tasks.iter().find(|task| task.tid == pid);
+        task.unwrap().start_ns
+    }
+
+    /// The reading of what is used that belongs to this moment.
+    pub(crate) fn reading(&mut self, at_ns: u64) -> &mut UsageObservation {
+        let usage = self.picture.usage.get_or_insert_default();
+        if usage.at_ns != at_ns {
+            **usage = UsageObservation {
+                at_ns,
+                ..UsageObservation::default()
+            };
+        }
+        usage
     }
 
     /// Takes the picture with the events, and lets time go on.

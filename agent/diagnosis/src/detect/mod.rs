@@ -11,13 +11,17 @@ mod connect_timeout;
 mod cross_region_latency;
 mod deadlock;
 mod dns_stall;
+mod fd_leak;
 mod file_lock_wait;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod flapping;
+mod growing;
 mod half_open;
 mod lock_contention;
+mod memory_growth;
 mod metastable;
+mod oom_kill;
 mod orphan;
 mod packet_loss;
 mod partition;
@@ -32,6 +36,7 @@ mod service;
 mod stopped_process;
 #[cfg(test)]
 mod tests;
+mod thread_leak;
 mod thread_pile_up;
 mod unix_socket_stall;
 mod zombie;
@@ -238,6 +243,9 @@ pub struct BlindSpot {
 
 /// Every detector.
 pub static DETECTORS: &[Detector] = &[
+    memory_growth::DETECTOR,
+    oom_kill::DETECTOR,
+    fd_leak::DETECTOR,
     deadlock::DETECTOR,
     lock_contention::DETECTOR,
     zombie::DETECTOR,
@@ -260,6 +268,7 @@ pub static DETECTORS: &[Detector] = &[
     half_open::DETECTOR,
     cross_region_latency::DETECTOR,
     asymmetric_traffic::DETECTOR,
+    thread_leak::DETECTOR,
     thread_pile_up::DETECTOR,
     backpressure::DETECTOR,
     retry_storm::DETECTOR,

@@ -9,6 +9,7 @@ mod host;
 mod network;
 mod sight;
 mod task;
+mod usage;
 
 pub use descriptor::{
     DescriptorObservation, FdObject, FileId, InetObservation, LockKind, LockObservation, PipeFill,
@@ -24,6 +25,10 @@ pub use network::{
 pub use sight::{Sight, Signal, Source, View};
 pub use task::{
     BlockedCall, Call, Comm, FutexCall, FutexOp, FutexWords, SignalMasks, TaskObservation, TaskState, WaitFor,
+};
+pub use usage::{
+    HostUsageObservation, MemoryGroupObservation, OomKillObservation, ProcessLimitsObservation,
+    ProcessUsageObservation, UsageObservation,
 };
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +67,8 @@ pub struct Picture {
     pub networks: Vec<NetworkObservation>,
     /// TCP sockets without a descriptor, counted; read with `networks`.
     pub ownerless: Vec<OwnerlessObservation>,
+    /// What processes use of memory and descriptors, if it was read with this picture: at most once a second.
+    pub usage: Option<Box<UsageObservation>>,
     /// What this picture could see, and what it could not.
     pub sight: Sight,
     /// Rows that were dropped because they contradicted each other: a process or thread that changed mid-walk.

@@ -69,11 +69,19 @@ pub enum Signal {
     ForkCounts,
     /// pids limits of control groups.
     PidsLimits,
+    /// What each process uses of memory.
+    MemoryUse,
+    /// How many descriptors each process has open.
+    DescriptorCounts,
+    /// Limits on memory and descriptors, of processes and control groups.
+    UsageLimits,
+    /// Kills for want of memory, as the kernel's log tells them.
+    OomLog,
 }
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Signal; 18] = [
+    pub const ALL: [Signal; 22] = [
         Signal::Tasks,
         Signal::SystemCalls,
         Signal::FutexWords,
@@ -92,6 +100,10 @@ impl Signal {
         Signal::ExitEvents,
         Signal::ForkCounts,
         Signal::PidsLimits,
+        Signal::MemoryUse,
+        Signal::DescriptorCounts,
+        Signal::UsageLimits,
+        Signal::OomLog,
     ];
 
     /// What the signal is, in a few words.
@@ -115,6 +127,10 @@ impl Signal {
             Signal::ExitEvents => "exits as they happen",
             Signal::ForkCounts => "forks, counted",
             Signal::PidsLimits => "limits on the number of processes",
+            Signal::MemoryUse => "memory of each process",
+            Signal::DescriptorCounts => "number of descriptors of each process",
+            Signal::UsageLimits => "limits on memory and descriptors",
+            Signal::OomLog => "the kernel's log of kills for want of memory",
         }
     }
 }

@@ -3,15 +3,18 @@
 mod attempts;
 mod balance;
 mod network;
+mod usage;
 
 use rustc_hash::FxHashMap;
 
 pub use self::attempts::{Attempt, Fate};
 pub use self::balance::{Balance, BalanceStep};
 pub use self::network::{FlowHistory, FlowStep, NetworkHistory, SocketHistory};
+pub use self::usage::{DescriptorKinds, GroupHistory, ProcessHistory, UsageHistory, UsageSample, is_within};
 
 use crate::observation::{
     BlockedCall, Call, EventsObservation, FutexCall, FutexOp, Picture, TaskObservation, TaskState,
+    UsageObservation,
 };
 
 /// A process, safe against reuse of its pid: id and start time.
@@ -62,6 +65,8 @@ pub struct Window {
     pub events: EventsObservation,
     /// Connections and sockets over time.
     pub network: NetworkHistory,
+    /// Memory, descriptors and threads over time.
+    pub usage: UsageHistory,
     unmoved: FxHashMap<u32, Unmoved>,
 }
 
@@ -95,10 +100,18 @@ impl Window {
         self.date_unmoved(&mut picture);
         self.sample(&picture);
         self.network.add_picture(&picture);
+        if let Some(usage) = &picture.usage {
+            self.usage.add(usage, &picture);
+        }
         if let Some(events) = events {
             self.add_events(events);
         }
         self.last = picture;
+    }
+
+    /// Adds a reading of what processes use that was taken after the last picture.
+    pub fn push_usage(&mut self, usage: &UsageObservation) {
+        self.usage.add(usage, &self.last);
     }
 
     /// Time between the first and the last picture, ns.
