@@ -38,10 +38,13 @@ pub(super) const DETECTOR: Detector = Detector {
     blind_spot: None,
 };
 
+/// A flow and what was counted of it.
+type Flow<'a> = (&'a FlowKey, &'a FlowHistory);
+
 fn detect(context: &Context<'_>) -> Vec<Draft> {
     let mut drafts = Vec::new();
     // Processes that connect once or twice each, as a shell's loop over a client does, count together.
-    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<(&FlowKey, &FlowHistory)>> = BTreeMap::new();
+    let mut together: BTreeMap<(u32, Comm, SocketAddr), Vec<Flow<'_>>> = BTreeMap::new();
     for (key, history) in &context.window.network.flows {
         if key.direction != Direction::Outbound {
             continue;
