@@ -247,6 +247,7 @@ fn unix(body: &mut UnixBody, sock: u64) {
 
 #[inline(always)]
 fn inet<F: Fields>(body: &mut InetBody, mut socket: F, family: u16) {
+    unsafe { (&raw mut body.sock).write_volatile(socket.identity()) };
     let is_tcp = socket.enter_tcp();
     if is_tcp {
         tcp(body, socket);
@@ -262,7 +263,6 @@ fn inet<F: Fields>(body: &mut InetBody, mut socket: F, family: u16) {
         body.receive_queue = socket.sock(Field::SockBacklog);
         body.send_queue = socket.sock(Field::SockBacklogMax);
     }
-    body.sock = socket.identity();
     body.family = family as u32;
     body.protocol = socket.sock::<u16>(Field::SockProtocol) as u32;
     body.state = state;
@@ -319,7 +319,8 @@ fn tcp<F: Fields>(body: &mut InetBody, socket: F) {
     body.window_limited = socket.tcp(Field::TcpChronoStat, 4);
     body.buffer_limited = socket.tcp(Field::TcpChronoStat, 8);
     body.jiffies = unsafe { bpf_jiffies64() };
-    let sock = socket.identity();
+    // As a number, out of the record: the verifier lets nobody calculate with pointers.
+    let sock = unsafe { (&raw const body.sock).read_volatile() };
     body.turn =
         if is_watching() { sockets::find(sock).map_or(0, |record| unsafe { (*record).turn }) } else { 0 };
 }
