@@ -15,7 +15,7 @@ mod fdinfo;
 pub(crate) mod files;
 mod flows;
 mod rows;
-mod tally;
+pub(crate) mod tally;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -271,14 +271,16 @@ impl Why {
     }
 }
 
-fn partial(why: &str, remedy: &str) -> View {
+/// A view of a part.
+pub(crate) fn partial(why: &str, remedy: &str) -> View {
     View::Partial {
         why: why.to_owned(),
         remedy: remedy.to_owned(),
     }
 }
 
-fn blind(why: &str, remedy: &str) -> View {
+/// No view.
+pub(crate) fn blind(why: &str, remedy: &str) -> View {
     View::Blind {
         why: why.to_owned(),
         remedy: remedy.to_owned(),

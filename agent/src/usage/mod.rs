@@ -32,6 +32,7 @@ use self::kernel_log::KernelLog;
 use self::processes::Processes;
 use crate::clock;
 use crate::procfs::files::{Reader, open_base};
+use crate::procfs::tally::{blind, partial};
 
 /// Readings are this far apart on average, and never closer than `APART`.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -143,19 +144,5 @@ impl Usage {
             host,
             kills,
         })
-    }
-}
-
-fn partial(why: &str, remedy: &str) -> View {
-    View::Partial {
-        why: why.to_owned(),
-        remedy: remedy.to_owned(),
-    }
-}
-
-fn blind(why: &str, remedy: &str) -> View {
-    View::Blind {
-        why: why.to_owned(),
-        remedy: remedy.to_owned(),
     }
 }

@@ -7,28 +7,23 @@ use anyhow::{Context, Result, ensure};
 
 /// Where groups with the pids controller can be made: v1's hierarchy, or v2 where it is delegated.
 pub fn pids_root() -> Option<PathBuf> {
-    let v1 = PathBuf::from("/sys/fs/cgroup/pids");
-    let v2 = PathBuf::from("/sys/fs/cgroup");
-    let delegated = |root: &Path| {
-        fs::read_to_string(root.join("cgroup.subtree_control")).is_ok_and(|on| on.contains("pids"))
-    };
-    let writable = |root: &Path| rustix::fs::access(root, rustix::fs::Access::WRITE_OK).is_ok();
-    if v1.join("cgroup.procs").exists() && writable(&v1) {
-        Some(v1)
-    } else {
-        (delegated(&v2) && writable(&v2)).then_some(v2)
-    }
+    root_of("pids", "cgroup.procs")
 }
 
 /// Where groups with the memory controller can be made, likewise.
 pub fn memory_root() -> Option<PathBuf> {
-    let v1 = PathBuf::from("/sys/fs/cgroup/memory");
+    root_of("memory", "memory.limit_in_bytes")
+}
+
+/// The root of a controller; `file` is one that v1's hierarchy of it has.
+fn root_of(controller: &str, file: &str) -> Option<PathBuf> {
+    let v1 = Path::new("/sys/fs/cgroup").join(controller);
     let v2 = PathBuf::from("/sys/fs/cgroup");
     let delegated = |root: &Path| {
-        fs::read_to_string(root.join("cgroup.subtree_control")).is_ok_and(|on| on.contains("memory"))
+        fs::read_to_string(root.join("cgroup.subtree_control")).is_ok_and(|on| on.contains(controller))
     };
     let writable = |root: &Path| rustix::fs::access(root, rustix::fs::Access::WRITE_OK).is_ok();
-    if v1.join("memory.limit_in_bytes").exists() && writable(&v1) {
+    if v1.join(file).exists() && writable(&v1) {
         Some(v1)
     } else {
         (delegated(&v2) && writable(&v2)).then_some(v2)

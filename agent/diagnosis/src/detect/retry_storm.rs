@@ -170,18 +170,8 @@ fn draft(context: &Context<'_>, clients: &[Client<'_>], client: &Client<'_>) -> 
         Evidence::from_file("attempts", rate, "attempts/s", source),
         Evidence::from_file("failing", percent, "%", source),
         Evidence::from_file("pattern", format!("{pattern}{sync}"), "", source),
-        Evidence::from_file(
-            &retry_pattern::budget_signal(settings.retry_budget),
-            allowed,
-            "attempts/s",
-            source,
-        ),
     ];
-    evidence.extend(
-        fates(&total)
-            .into_iter()
-            .map(|(fate, times)| Evidence::from_file(fate, times, "times", source)),
-    );
+    evidence.extend(of_budget_and_fates(settings.retry_budget, allowed, &total));
     let servers = servers(context, client.net_ns, client.address);
     Some(Draft {
         mode: Mode::RetryStorm,
@@ -225,18 +215,8 @@ fn beyond_budget(context: &Context<'_>, client: &Client<'_>) -> Option<Draft> {
         Evidence::from_file("calls_for_each_request", excess.now, "calls", source),
         Evidence::from_file("before_the_failures", excess.before, "calls", source),
         Evidence::from_file("failing_for", excess.seconds, "s", source),
-        Evidence::from_file(
-            &retry_pattern::budget_signal(share),
-            allowed,
-            "attempts/s",
-            source,
-        ),
     ];
-    evidence.extend(
-        fates(&total)
-            .into_iter()
-            .map(|(fate, times)| Evidence::from_file(fate, times, "times", source)),
-    );
+    evidence.extend(of_budget_and_fates(share, allowed, &total));
     let servers = servers(context, client.net_ns, client.address);
     let summary = format!(
         "{} ({pid}) repeats {retries:.0}% of its calls to {to}, {:.0}% of which fail: {:.1} calls a second; a retry budget \
@@ -327,6 +307,16 @@ fn synchronised(clients: &[Client<'_>], client: &Client<'_>, total: &FlowObserva
         .collect();
     let others: Vec<&[u64]> = others.iter().map(Vec::as_slice).collect();
     retry_pattern::synchronised(&total.recent_starts_ns, &others)
+}
+
+/// What a budget of that share would have allowed, attempts a second, and how the attempts of the window ended.
+fn of_budget_and_fates(share: f64, allowed: f64, total: &FlowObservation) -> Vec<Evidence> {
+    let source = "events";
+    let budget = retry_pattern::budget_signal(share);
+    let fates = fates(total).into_iter();
+    std::iter::once(Evidence::from_file(&budget, allowed, "attempts/s", source))
+        .chain(fates.map(|(fate, times)| Evidence::from_file(fate, times, "times", source)))
+        .collect()
 }
 
 /// How the attempts of the window ended, those that did not happen left out.
