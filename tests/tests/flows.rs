@@ -420,6 +420,12 @@ fn connections_that_were_there_before_are_followed_from_their_next_turn() {
     });
 }
 
+/// Otherwise a picture costs several times as much, and nothing else would tell.
+#[test]
+fn the_verifier_takes_the_programs_that_load_fields_by_type() {
+    assert!(BpfSource::open().unwrap().loads_by_type());
+}
+
 #[test]
 fn events_are_declared_seen_while_they_are_counted_and_unseen_otherwise() {
     in_namespace(|watch| {

@@ -85,6 +85,7 @@ pub struct BpfSource {
     ebpf: Ebpf,
     /// Ids of the [`HOOKS`].
     btf: Btf,
+    typed: bool,
     source: Source,
     /// Why the memory of blocked threads is not read, if it is not.
     memory_refused: Option<String>,
@@ -131,7 +132,10 @@ impl BpfSource {
                 tracing::info!("trying to load fields by the helper instead");
                 machine.direct = 0;
                 match (outcome, iterators(&offsets, &machine, &btf)) {
-                    (Ok(direct), Ok((_, Some(_))) | Err(_)) => direct,
+                    (Ok(direct), Ok((_, Some(_))) | Err(_)) => {
+                        machine.direct = 1;
+                        direct
+                    }
                     (_, by_helper) => by_helper?,
                 }
             }
@@ -144,6 +148,7 @@ impl BpfSource {
         Ok(BpfSource {
             ebpf,
             btf,
+            typed: machine.direct != 0,
             source,
             memory_refused,
             absent,
@@ -196,6 +201,12 @@ impl BpfSource {
     /// Names of kernel fields that this kernel lacks and that the programs do without.
     pub fn absent_fields(&self) -> &[String] {
         &self.absent
+    }
+
+    /// Whether the verifier took the programs that load fields by type; otherwise a helper reads them, at several times
+    /// the cost.
+    pub fn loads_by_type(&self) -> bool {
+        self.typed
     }
 
     /// Which tier of the iterators loaded.
